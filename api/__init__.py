@@ -1,0 +1,1 @@
+"""Membership-benefits reports: SQL files served as JSON over HTTP."""

@@ -1,0 +1,130 @@
+"""The connections to PostgreSQL, and one round trip for each report."""
+
+import logging
+from typing import NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_loads
+from psycopg.types.numeric import Int8Dumper
+from psycopg_pool import ConnectionPool
+
+from api.config import ConfigError, Settings
+from api.functions import Function
+
+APPLICATION_NAME = 'membership-benefits-api'
+
+# its lines name hosts and users; what matters of them is logged here and by api.errors
+logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
+
+
+class Answer(NamedTuple):
+    """What a function returned: the body as libpq received it, and the bind that names nothing."""
+
+    body: bytes
+    missing: str | None
+
+
+class Database:
+    """A pool of read-only sessions.
+
+    Args:
+        settings: Where the database is and how long to wait for it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._statement_timeout_ms = round(settings.statement_timeout_s * 1000)
+        size = max(settings.pool_size, settings.threads)
+        self._pool = ConnectionPool(
+            kwargs={
+                'fallback_application_name': APPLICATION_NAME,
+                'connect_timeout': settings.connect_timeout_s,
+                **parse_url(settings.database_url),
+                'autocommit': True,
+            },
+            min_size=size,
+            max_size=size,
+            timeout=settings.pool_timeout_s,
+            # no attempts in the background for long: whoever asks next makes the pool try
+            reconnect_timeout=settings.pool_timeout_s,
+            configure=self._configure,
+            open=False,
+        )
+
+    def open(self) -> None:
+        """Start connecting; does not wait and does not fail when there is no database yet."""
+        self._pool.open()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    def _configure(self, connection: psycopg.Connection) -> None:
+        connection.execute(
+            "select set_config('default_transaction_read_only', 'on', false),"
+            " set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
+            [str(self._statement_timeout_ms)],
+        )
+        set_json_loads(bytes, connection)  # the bytes as they came, never parsed
+        # int2, int4 or int8 by value would make a statement and a plan of each
+        connection.adapters.register_dumper(int, Int8Dumper)
+
+    def fetch(self, function: Function, values: dict[str, int | str | None]) -> Answer:
+        """Run a function in one round trip; prepared when a connection runs it first.
+
+        A connection that turns out to be broken costs no request: every other connection is
+        checked, and the statement, which only reads, runs once more on a fresh one.
+
+        Args:
+            function: What to run.
+            values: A value for each of its binds, by name.
+
+        Raises:
+            psycopg.errors.QueryCanceled: It ran into the statement timeout.
+            psycopg.OperationalError: The database cannot be used now.
+        """
+        try:
+            return self._fetch_once(function, values)
+        except ConnectionLost:
+            self._pool.check()
+            return self._fetch_once(function, values)
+
+    def _fetch_once(self, function: Function, values: dict[str, int | str | None]) -> Answer:
+        with self._pool.connection() as connection:
+            try:
+                cursor = connection.execute(function.sql, values, prepare=True)
+            except psycopg.OperationalError as ex:
+                if connection.broken:
+                    raise ConnectionLost from ex
+                raise
+            return Answer(*cursor.fetchone())
+
+    def answers(self, timeout_s: float) -> bool:
+        """Tell whether the database answers a query within some seconds."""
+        try:
+            with self._pool.connection(timeout=timeout_s) as connection:
+                connection.execute('select')
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def parse_url(url: str) -> dict[str, str]:
+    """Split a libpq URL or keyword string into its parameters.
+
+    Raises:
+        ConfigError: It is neither; the message quotes nothing, since a password may be in it.
+    """
+    if not url:
+        raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
+    try:
+        return conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigError(
+            'DATABASE_URL: must be a libpq URL such as postgresql://user@host:5432/name,'
+            ' or keywords such as host=... dbname=...'
+        ) from None
+
+
+class ConnectionLost(psycopg.OperationalError):  # noqa: N818 - says what happened
+    """The connection broke during the statement."""

@@ -1,0 +1,71 @@
+"""The SQL function files: loaded by aiosql, with what each says of its parameters."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiosql
+
+FOLDER = Path(__file__).parent.parent / 'db' / 'functions'
+
+# how the params CTE names a bind, as aiosql hands it to psycopg: cast once, and if it has
+# a default, inside coalesce()
+BIND = re.compile(r'(?P<default>coalesce\(\s*)?%\((?P<name>\w+)\)s(?:::(?P<type>\w+))?')
+
+
+class FunctionFileError(Exception):
+    """A file does not hold what its name promises; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A parameter of a function: its name and PostgreSQL type, and whether it can be left out."""
+
+    name: str
+    type: str
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Function:
+    """A SQL statement with named binds that returns one row: body json, missing text."""
+
+    name: str
+    sql: str
+    binds: tuple[Bind, ...]
+
+
+def load_functions(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Function]:
+    """Load function files.
+
+    Args:
+        names: The functions' names; each is its file's name without .sql.
+        folder: Where the files are.
+
+    Raises:
+        FunctionFileError: A file is missing, or does not define just the function of its
+            name with every bind cast exactly once.
+    """
+    return {name: load_function(folder / f'{name}.sql') for name in names}
+
+
+def load_function(path: Path) -> Function:
+    """Load one function file; see load_functions."""
+    try:
+        queries = aiosql.from_path(path, 'psycopg')
+    except (OSError, aiosql.SQLLoadException, aiosql.SQLParseException) as ex:
+        raise FunctionFileError(f'{path.name}: {ex}') from ex
+    if queries.available_queries != [path.stem]:
+        raise FunctionFileError(
+            f'{path.name}: must define {path.stem}, but defines {queries.available_queries}'
+        )
+    sql = getattr(queries, path.stem).sql
+    binds = {}
+    for match in BIND.finditer(sql):
+        name, type_ = match['name'], match['type']
+        if name in binds or not type_:
+            raise FunctionFileError(f'{path.name}: :{name} must be used once, with a cast')
+        binds[name] = Bind(name, type_, optional=bool(match['default']))
+    # the comment tells a DBA who looks at the server's statements which file to open
+    return Function(path.stem, f'/* {path.name} */ {sql}', tuple(binds.values()))

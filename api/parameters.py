@@ -1,0 +1,134 @@
+"""What clients may send: the text of path segments and query strings, checked and converted."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from api.errors import Problem
+from api.functions import Bind, Function, FunctionFileError
+
+BIGINT_MAX = 2**63 - 1
+DIGITS = re.compile(r'[0-9]{1,19}')
+TIMESTAMP = re.compile(
+    r'[0-9]{4}-[0-9]{2}-[0-9]{2}'
+    r'([T ]([01][0-9]|2[0-3]):[0-9]{2}(:[0-9]{2}([.,][0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?',
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def bigint(text: str) -> int:
+    """Read an integer of 1 to 19 ASCII digits that fits PostgreSQL's bigint.
+
+    Raises:
+        ValueError: It is something else; the message says what is allowed.
+    """
+    if not DIGITS.fullmatch(text) or int(text) > BIGINT_MAX:
+        raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, in plain digits')
+    return int(text)
+
+
+def timestamptz(text: str) -> str:
+    """Read an ISO 8601 date or date and time; without an offset it is UTC.
+
+    Returns:
+        The instant in UTC, as ISO 8601: PostgreSQL takes text for a value of any type, so
+        the statement is the same whether there is a timestamp or not.
+
+    Raises:
+        ValueError: It is no instant of the years 1 to 9999; the message says what is allowed.
+    """
+    if TIMESTAMP.fullmatch(text):
+        try:
+            moment = datetime.fromisoformat(text.upper().replace(',', '.'))
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            pass
+    message = (
+        'must be an instant of the years 1 to 9999 in ISO 8601, such as 2022-10-07T12:00:00Z'
+        ' or 2022-10-07T12:00:00.123456%2B02:00; without an offset it is UTC'
+    )
+    if TIMESTAMP.fullmatch('+'.join(text.rsplit(' ', 1))):
+        message += '. In a query string + means a space: write %2B for the + of an offset'
+    raise ValueError(message)
+
+
+READERS: dict[str, Callable[[str], int | str]] = {'bigint': bigint, 'timestamptz': timestamptz}
+
+
+def http_name(bind_name: str) -> str:
+    """Return what clients call a bind: venue_id is venueId."""
+    head, *tail = bind_name.split('_')
+    return head + ''.join(map(str.capitalize, tail))
+
+
+def check_route(template: str, function: Function) -> None:
+    """Check that a route's path and a function's binds fit each other.
+
+    Args:
+        template: The path, with its parameters in braces.
+        function: What answers it.
+
+    Raises:
+        FunctionFileError: The path has a parameter that the function does not bind, or the
+            function a type that no client can send.
+    """
+    names = [http_name(bind.name) for bind in function.binds]
+    for name in re.findall(r'{(\w+)}', template):
+        if name not in names:
+            raise FunctionFileError(f'{function.name}.sql: {template} has no bind for {name}')
+    for bind in function.binds:
+        if bind.type not in READERS:
+            raise FunctionFileError(
+                f'{function.name}.sql: :{bind.name} is cast to {bind.type},'
+                f' but only {", ".join(READERS)} can come from a request'
+            )
+
+
+def read_parameters(
+    function: Function,
+    path: dict[str, str],
+    query: dict[str, str | list[str]],
+) -> dict[str, int | str | None]:
+    """Convert a request's parameters to the values that a function binds.
+
+    Args:
+        function: What is asked for.
+        path: The path's parameters by HTTP name.
+        query: The query string's parameters by HTTP name; a list where one is repeated.
+
+    Returns:
+        A value for every bind of the function, by its name; None for one left out.
+
+    Raises:
+        Problem: A parameter is missing, repeated, unknown or malformed.
+    """
+    names = [http_name(bind.name) for bind in function.binds]
+    allowed = [name for name in names if name not in path]
+    for name in query:
+        if name not in allowed:
+            raise Problem(
+                'invalid-parameter',
+                f'there is no parameter {name[:40]}; allowed here: {", ".join(allowed)}',
+                parameter=name[:40],
+            )
+    return {bind.name: read_parameter(bind, path | query) for bind in function.binds}
+
+
+def read_parameter(
+    bind: Bind, sent: dict[str, str | list[str]]
+) -> int | str | None:
+    """Convert the parameter of one bind; see read_parameters."""
+    name = http_name(bind.name)
+    text = sent.get(name)
+    if text is None and bind.optional:
+        return None
+    try:
+        if text is None:
+            raise ValueError('is required')
+        if isinstance(text, list):
+            raise ValueError('must be given once')
+        return READERS[bind.type](text)
+    except ValueError as ex:
+        raise Problem('invalid-parameter', f'{name} {ex}', parameter=name) from ex

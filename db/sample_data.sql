@@ -69,7 +69,7 @@ with story (benefit_id, popularity, silent_from, silent_to) as (
     (7, 0.1, null, null)
 ),
 
-plans as (
+plans as materialized (
     select
         benefit.id as benefit_id,
         benefit."venueId" as venue_id,
@@ -79,7 +79,7 @@ plans as (
             when 'month' then interval '30 days'
             else interval '364 days'
         end as cooldown,
-        case benefit.recurrence when 'day' then 3.0 else 1.5 end as stretch,
+        case benefit.recurrence when 'day' then 4.0 else 1.5 end as stretch,
         coalesce(story.popularity, benefit.id * 37 % 90 / 100.0) as popularity,
         case
             when story.benefit_id is not null then story.silent_from
@@ -95,12 +95,12 @@ plans as (
     where benefit."venueId" < 29
 ),
 
-members as (
+members as materialized (
     select
         plans.*,
         person.id as person_id
     from plans
-    inner join person on (person.id + plans.venue_id) % 7 in (0, 1)
+    inner join person on (person.id + plans.venue_id) % 9 in (0, 1)
     where
         ('x' || substr(md5(concat_ws(' ', person.id, plans.benefit_id)), 1, 7))::bit(28)::integer
         < plans.popularity * 268435456
@@ -118,7 +118,7 @@ uses as (
             ::bit(28)::integer / 268435456
         ) as used_at
     from members
-    cross join generate_series(0, 400) as steps (step_no)
+    cross join generate_series(0, 100) as steps (step_no)
     where members.cooldown * members.stretch * steps.step_no < interval '365 days'
 )
 

@@ -1,0 +1,65 @@
+"""One PostgreSQL server a run, one database a test, and real API processes in front of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.support import ApiProcess, Rows, cloned
+
+
+@pytest.fixture(scope='session')
+def server() -> Iterator[EmbeddedServer]:
+    """Run a server with a template database: the schema and the recommended indexes."""
+    with EmbeddedServer() as embedded:
+        load(embedded.url(), 'schema.sql', 'indexes.sql')
+        yield embedded
+
+
+@pytest.fixture
+def database_url(server: EmbeddedServer) -> Iterator[str]:
+    """Return the URL of an empty database of the test's own."""
+    with cloned(server) as url:
+        yield url
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    """Return a writer for the test's database, with venue 1 and person 1 in place."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        writer = Rows(connection)
+        writer.venues(1)
+        writer.people(1)
+        yield writer
+
+
+@pytest.fixture
+def start_api(tmp_path: Path) -> Iterator[Callable[..., ApiProcess]]:
+    """Return a function that starts an API process; its arguments are environment variables."""
+    started = []
+
+    def start(**environment: str) -> ApiProcess:
+        started.append(ApiProcess(tmp_path, environment))
+        return started[-1]
+
+    yield start
+    for api in started:
+        api.stop()
+
+
+@pytest.fixture(scope='session')
+def sample_url(server: EmbeddedServer) -> Iterator[str]:
+    """Return the URL of a database with the sample data; it is only read."""
+    with cloned(server) as url:
+        load(url, 'sample_data.sql')
+        yield url
+
+
+@pytest.fixture(scope='session')
+def api(sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    """Return an API process on the sample data."""
+    process = ApiProcess(tmp_path_factory.mktemp('api'), {'DATABASE_URL': sample_url})
+    yield process
+    process.stop()

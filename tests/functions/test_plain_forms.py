@@ -1,0 +1,71 @@
+"""On random data, every function file answers as its plain form does."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support import Rows, run_function
+
+PLAIN = Path(__file__).parent / 'plain'
+T = datetime(2024, 7, 1, 12, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+# every duration that a rule knows: a use is placed at T minus sums of these, and next to them
+DURATIONS = [timedelta(days=days) for days in (0, 1, 7, 14, 21, 30, 180)]
+VENUES, PEOPLE, BENEFITS, USES = 5, 4, 14, 260
+
+
+def random_moment(chance: random.Random) -> datetime:
+    """Return a moment on or a microsecond beside a boundary, or just anywhere around."""
+    if chance.random() < 0.3:
+        return T - timedelta(seconds=chance.randint(-20 * 86400, 200 * 86400))
+    moment = T - chance.choice(DURATIONS) - chance.choice(DURATIONS)
+    return moment + chance.choice([-MICROSECOND, timedelta(0), MICROSECOND])
+
+
+def fill(rows: Rows, chance: random.Random) -> None:
+    """Write random rows; the last venue has no benefits, the last benefit no uses."""
+    rows.venues(*range(2, VENUES + 1))
+    rows.people(*range(2, PEOPLE + 1))
+    for id_ in range(1, BENEFITS + 1):
+        recurrence = chance.choice(['day', 'week', 'month', 'day', 'week', 'month', 'year'])
+        rows.benefit(id_, recurrence, venue=chance.randint(1, VENUES - 1))
+    for _ in range(chance.randint(20, USES)):
+        rows.uses(
+            min(chance.randint(1, BENEFITS - 1), chance.randint(1, BENEFITS - 1)),
+            random_moment(chance).replace(tzinfo=None),
+            person=chance.randint(1, PEOPLE),
+        )
+
+
+def compare(rows: Rows, name: str, **values: object) -> None:
+    found = run_function(rows.connection, name, **values)[0]
+    expected = run_function(rows.connection, name, folder=PLAIN, **values)[0]
+    assert found == expected, (name, values)
+
+
+@pytest.mark.parametrize('indexed', [True, False], ids=['indexed', 'unindexed'])
+@pytest.mark.parametrize('seed', range(8))
+def test_answers_equal_those_of_the_plain_form(rows: Rows, seed: int, *, indexed: bool) -> None:
+    chance = random.Random(seed)
+    fill(rows, chance)
+    if not indexed:
+        rows.connection.execute(
+            'drop index benefit_venue_id_idx, benefit_usage_benefit_id_usage_timestamp_idx,'
+            ' benefit_usage_person_id_benefit_id_usage_timestamp_idx'
+        )
+    rows.connection.execute('analyze')
+    moments = [T, T - MICROSECOND, T + MICROSECOND, random_moment(chance), random_moment(chance)]
+    for moment in moments:
+        compare(rows, 'top_benefits', timestamp=moment)
+        for venue in range(1, VENUES + 1):
+            compare(rows, 'inactivity_periods', venue_id=venue, timestamp=moment)
+            for person in range(1, PEOPLE + 1):
+                compare(
+                    rows,
+                    'available_benefits',
+                    venue_id=venue,
+                    person_id=person,
+                    timestamp=moment,
+                )

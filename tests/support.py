@@ -1,0 +1,149 @@
+"""What tests share: databases cloned from a template, rows, and real API processes."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from api.functions import FOLDER, load_function
+from db.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_S = 30
+
+numbers = itertools.count(1)
+
+
+def until(deadline_s: float = DEADLINE_S) -> Iterator[None]:
+    """Yield every few milliseconds until a deadline; for loops that wait for something."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.02)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without anything that configures the service."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(('API_', 'PG')) and name != 'DATABASE_URL'
+    }
+
+
+@contextmanager
+def cloned(server: EmbeddedServer, template: str = 'test') -> Iterator[str]:
+    """Clone a database; yields its URL."""
+    name = f'clone_{next(numbers)}'
+    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
+        admin.execute(f'create database {name} template {template}')
+        try:
+            yield server.url(database=name)
+        finally:
+            admin.execute(f'drop database {name} with (force)')
+
+
+class Rows:
+    """Writes the rows that a test needs.
+
+    Attributes:
+        connection: An autocommit connection to the test's database.
+    """
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.connection = connection
+
+    def venues(self, *ids: int) -> None:
+        """Insert venues."""
+        for id_ in ids:
+            self.connection.execute('insert into venue values (%s, %s)', [id_, f'Venue {id_}'])
+
+    def people(self, *ids: int) -> None:
+        """Insert people."""
+        for id_ in ids:
+            self.connection.execute('insert into person values (%s, %s)', [id_, f'Person {id_}'])
+
+    def benefit(self, id_: int, recurrence: str = 'day', *, venue: int = 1) -> None:
+        """Insert a benefit."""
+        self.connection.execute(
+            'insert into benefit values (%s, %s, %s, %s)',
+            [id_, venue, f'Benefit {id_}', recurrence],
+        )
+
+    def uses(self, benefit: int, *timestamps: str | datetime, person: int = 1) -> None:
+        """Insert uses of a benefit by a person; timestamps are UTC without an offset."""
+        for timestamp in timestamps:
+            self.connection.execute(
+                'insert into benefit_usage ("personId", "benefitId", "usageTimestamp")'
+                ' values (%s, %s, %s)',
+                [person, benefit, timestamp],
+            )
+
+
+def run_function(
+    connection: psycopg.Connection, name: str, *, folder: Path = FOLDER, **values: object
+) -> tuple:
+    """Run a function file; returns its row, the body parsed."""
+    function = load_function(folder / f'{name}.sql')
+    binds = {bind.name: values.get(bind.name) for bind in function.binds}
+    return connection.execute(function.sql, binds).fetchone()
+
+
+def body(rows: 'Rows', name: str, **values: object) -> list:
+    """Return the body of a function file's answer, parsed."""
+    return run_function(rows.connection, name, **values)[0]
+
+
+class ApiProcess:
+    """A real `python -m api`, reached over HTTP on a port that it chose itself.
+
+    Attributes:
+        client: Talks to it.
+        process: The process; its output goes to `log`.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.log = folder / f'api-{next(numbers)}.log'
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'api'],
+            cwd=ROOT,
+            env=clean_environment() | {'API_PORT': '0'} | environment,
+            stdout=self.log.open('wb'),
+            stderr=subprocess.STDOUT,
+        )
+        self.port = self._wait_for_port()
+        self.url = f'http://127.0.0.1:{self.port}'
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
+
+    def _wait_for_port(self) -> int:
+        for _ in until():
+            if found := re.search(r'listening on http://127\.0\.0\.1:(\d+)', self.output()):
+                return int(found[1])
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f'the API does not listen:\n{self.output()}')
+
+    def output(self) -> str:
+        """Return what the process has printed so far."""
+        return self.log.read_text()
+
+    def get(self, path: str, **kwargs: object) -> httpx.Response:
+        """Send a GET."""
+        return self.client.get(path, **kwargs)
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit status."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)

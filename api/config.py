@@ -12,9 +12,7 @@ class ConfigError(Exception):
     """A setting is unknown or wrong; the message names it and says what is allowed."""
 
 
-def setting(
-    section: str, default: Any, *, between: tuple[float, float] | None = None
-) -> Any:
+def setting(section: str, default: Any, *, between: tuple[float, float] | None = None) -> Any:
     """Declare a setting: its section of the file, its default, its lowest and highest."""
     return field(default=default, metadata={'section': section, 'between': between})
 

@@ -126,5 +126,5 @@ def parse_url(url: str) -> dict[str, str]:
         ) from None
 
 
-class ConnectionLost(psycopg.OperationalError):  # noqa: N818 - says what happened
+class ConnectionLost(psycopg.OperationalError):
     """The connection broke during the statement."""

@@ -17,8 +17,16 @@ PROBLEMS = {
     'invalid-request': (400, 'Invalid request', 'the request cannot be understood'),
     'invalid-parameter': (400, 'Invalid parameter', ''),
     'entity-not-found': (404, 'No such venue or person', ''),
-    'path-not-found': (404, 'No such path', 'there is nothing here; README.md lists the paths'),
-    'method-not-allowed': (405, 'Method not allowed', 'the header Allow lists the methods'),
+    'path-not-found': (
+        404,
+        'No such path',
+        'there is nothing here; README.md lists the paths',
+    ),
+    'method-not-allowed': (
+        405,
+        'Method not allowed',
+        'the header Allow lists the methods',
+    ),
     'internal-error': (500, 'Internal error', 'the service failed; its log says why'),
     'database-unavailable': (
         503,
@@ -57,9 +65,7 @@ def add_error_handlers(app: falcon.App) -> None:
     app.add_error_handler(psycopg.errors.QueryCanceled, time_out)
 
 
-def serialize(
-    _req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError
-) -> None:
+def serialize(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
     """Write a problem, or an error of falcon's own as one."""
     if not isinstance(error, Problem):
         error = Problem(FALCON_KINDS.get(error.status_code, 'invalid-request'))
@@ -77,7 +83,10 @@ def serialize(
 
 def fail(_req: falcon.Request, _resp: falcon.Response, ex: Exception, _params) -> NoReturn:
     """Answer 500 to what nobody expected."""
-    log.error('unexpected failure', exc_info=ex)
+    if isinstance(ex, psycopg.Error):  # its text and its traceback quote the statement
+        log.error('%s: %s', type(ex).__name__, ex.diag.message_primary)
+    else:
+        log.error('unexpected failure', exc_info=ex)
     raise Problem('internal-error') from ex
 
 
@@ -89,9 +98,7 @@ def fail_for_now(
     raise Problem('database-unavailable') from ex
 
 
-def time_out(
-    _req: falcon.Request, _resp: falcon.Response, ex: psycopg.Error, _params
-) -> NoReturn:
+def time_out(_req: falcon.Request, _resp: falcon.Response, ex: psycopg.Error, _params) -> NoReturn:
     """Answer 504 when the database cancelled the statement."""
     log.warning('statement cancelled: %s', ex.sqlstate)
     raise Problem('statement-timeout') from ex

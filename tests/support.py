@@ -91,7 +91,11 @@ class Rows:
 
 
 def run_function(
-    connection: psycopg.Connection, name: str, *, folder: Path = FOLDER, **values: object
+    connection: psycopg.Connection,
+    name: str,
+    *,
+    folder: Path = FOLDER,
+    **values: object,
 ) -> tuple:
     """Run a function file; returns its row, the body parsed."""
     function = load_function(folder / f'{name}.sql')
@@ -112,15 +116,22 @@ class ApiProcess:
         process: The process; its output goes to `log`.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        folder_of_project: Path = ROOT,
+    ) -> None:
         self.log = folder / f'api-{next(numbers)}.log'
-        self.process = subprocess.Popen(
-            [sys.executable, '-m', 'api'],
-            cwd=ROOT,
-            env=clean_environment() | {'API_PORT': '0'} | environment,
-            stdout=self.log.open('wb'),
-            stderr=subprocess.STDOUT,
-        )
+        with self.log.open('wb') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'api'],
+                cwd=folder_of_project,
+                env=clean_environment() | {'API_PORT': '0'} | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         self.port = self._wait_for_port()
         self.url = f'http://127.0.0.1:{self.port}'
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)

@@ -12,9 +12,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 def available(rows: Rows, timestamp: datetime | None = USED, person: int = 1) -> list[int]:
-    found = body(
-        rows, 'available_benefits', venue_id=1, person_id=person, timestamp=timestamp
-    )
+    found = body(rows, 'available_benefits', venue_id=1, person_id=person, timestamp=timestamp)
     return [benefit['id'] for benefit in found]
 
 
@@ -137,7 +135,5 @@ def test_daylight_saving_does_not_stretch_a_day(rows: Rows) -> None:
 def test_row_names_what_does_not_exist(
     rows: Rows, venue: int, person: int, missing: str | None
 ) -> None:
-    row = run_function(
-        rows.connection, 'available_benefits', venue_id=venue, person_id=person
-    )
+    row = run_function(rows.connection, 'available_benefits', venue_id=venue, person_id=person)
     assert row == ([], missing)

@@ -19,7 +19,10 @@ def inactive(rows: Rows, timestamp: datetime | None = T) -> dict[int, list[Perio
     found = body(rows, 'inactivity_periods', venue_id=1, timestamp=timestamp)
     return {
         benefit['benefitId']: [
-            (datetime.fromisoformat(p['startTime']), datetime.fromisoformat(p['endTime']))
+            (
+                datetime.fromisoformat(p['startTime']),
+                datetime.fromisoformat(p['endTime']),
+            )
             for p in benefit['inactivityPeriods']
         ]
         for benefit in found
@@ -56,9 +59,7 @@ def test_answer_has_periods_with_an_offset_and_full_precision(rows: Rows) -> Non
 
 
 @pytest.mark.parametrize('recurrence', THRESHOLDS)
-def test_benefit_never_used_is_inactive_for_the_whole_window(
-    rows: Rows, recurrence: str
-) -> None:
+def test_benefit_never_used_is_inactive_for_the_whole_window(rows: Rows, recurrence: str) -> None:
     rows.benefit(1, recurrence)
     assert inactive(rows) == {1: [(OPENS, T)]}
 
@@ -114,9 +115,7 @@ def test_periods_that_touch_stay_two(rows: Rows) -> None:
     rows.benefit(1)
     use_every(rows, 1, OPENS, T - 60 * DAY, 5 * DAY)
     use(rows, 1, T - 40 * DAY, T - 20 * DAY, T - 10 * DAY)
-    assert inactive(rows) == {
-        1: [(T - 60 * DAY, T - 40 * DAY), (T - 40 * DAY, T - 20 * DAY)]
-    }
+    assert inactive(rows) == {1: [(T - 60 * DAY, T - 40 * DAY), (T - 40 * DAY, T - 20 * DAY)]}
 
 
 def test_many_uses_in_a_burst_do_not_hide_the_silence_after_it(rows: Rows) -> None:
@@ -176,4 +175,7 @@ def test_session_settings_change_nothing(rows: Rows) -> None:
 
 @pytest.mark.parametrize(('venue', 'missing'), [(1, None), (2, 'venue_id')])
 def test_row_names_what_does_not_exist(rows: Rows, venue: int, missing: str | None) -> None:
-    assert run_function(rows.connection, 'inactivity_periods', venue_id=venue) == ([], missing)
+    assert run_function(rows.connection, 'inactivity_periods', venue_id=venue) == (
+        [],
+        missing,
+    )

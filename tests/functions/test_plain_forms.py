@@ -56,7 +56,13 @@ def test_answers_equal_those_of_the_plain_form(rows: Rows, seed: int, *, indexed
             ' benefit_usage_person_id_benefit_id_usage_timestamp_idx'
         )
     rows.connection.execute('analyze')
-    moments = [T, T - MICROSECOND, T + MICROSECOND, random_moment(chance), random_moment(chance)]
+    moments = [
+        T,
+        T - MICROSECOND,
+        T + MICROSECOND,
+        random_moment(chance),
+        random_moment(chance),
+    ]
     for moment in moments:
         compare(rows, 'top_benefits', timestamp=moment)
         for venue in range(1, VENUES + 1):

@@ -1,0 +1,242 @@
+"""The three reports over HTTP."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from db.embedded import EmbeddedServer
+from tests.support import ApiProcess, Rows, until
+
+TOP = '/venues/top-benefits'
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+INACTIVE = '/venues/1/inactivity-periods'
+REPORTS = [TOP, AVAILABLE, INACTIVE]
+MOMENT = '2024-07-01T12:00:00Z'
+
+
+def with_timestamp(path: str, timestamp: str) -> str:
+    return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
+
+
+@pytest.mark.parametrize('path', REPORTS)
+def test_sample_data_has_something_to_report(api: ApiProcess, path: str) -> None:
+    answer = api.get(path)
+    assert answer.status_code == 200
+    assert answer.headers['content-type'] == 'application/json'
+    assert int(answer.headers['content-length']) == len(answer.content)
+    assert len(answer.json()) > 2
+
+
+def test_sample_data_tells_its_story(api: ApiProcess) -> None:
+    top = {venue['venueId']: venue['topBenefits180Days'] for venue in api.get(TOP).json()}
+    assert len(top) == 30
+    assert [benefit['benefitId'] for benefit in top[1]] == [1, 4, 2]
+    assert top[29] == top[30] == []
+    assert [benefit['id'] for benefit in api.get(AVAILABLE).json()] == [3, 4, 5, 6]
+    inactive = {b['benefitId']: b['inactivityPeriods'] for b in api.get(INACTIVE).json()}
+    assert 1 not in inactive
+    assert len(inactive[2]) == 1
+    assert len(inactive[6]) == 1
+
+
+@pytest.mark.parametrize('path', REPORTS)
+def test_every_report_is_reproducible_as_of_a_moment(api: ApiProcess, path: str) -> None:
+    first, second = (api.get(with_timestamp(path, MOMENT)) for _ in range(2))
+    assert first.status_code == 200
+    assert first.content == second.content
+
+
+@pytest.mark.parametrize(
+    'timestamp',
+    [
+        '2024-07-01T12:00:00Z',
+        '2024-07-01t12:00:00z',
+        '2024-07-01T12:00:00',
+        '2024-07-01%2012:00',
+        '2024-07-01+12:00:00',
+        '2024-07-01T12:00:00.000000%2B00:00',
+        '2024-07-01T12:00:00,0-00:00',
+        '2024-07-01T14:00:00%2B02:00',
+        '2024-07-01T14:00:00%2B0200',
+        '2024-07-01T14:00%2B02',
+        '2024-07-01T07:00:00-05:00',
+    ],
+)
+def test_timestamps_of_one_instant_give_one_answer(api: ApiProcess, timestamp: str) -> None:
+    answer = api.get(with_timestamp(INACTIVE, timestamp))
+    assert answer.status_code == 200
+    assert answer.content == api.get(with_timestamp(INACTIVE, MOMENT)).content
+
+
+def test_date_is_its_first_moment_in_utc(api: ApiProcess) -> None:
+    expected = api.get(with_timestamp(INACTIVE, '2024-07-01T00:00:00Z')).content
+    assert api.get(with_timestamp(INACTIVE, '2024-07-01')).content == expected
+
+
+@pytest.mark.parametrize('timestamp', ['0001-01-01', '9999-12-31T23:59:59.999999'])
+@pytest.mark.parametrize('path', REPORTS)
+def test_ends_of_the_calendar_have_reports(api: ApiProcess, path: str, timestamp: str) -> None:
+    assert api.get(with_timestamp(path, timestamp)).status_code == 200
+
+
+def test_microseconds_reach_the_rules(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.benefit(1)
+    rows.uses(1, '2024-07-01 12:00:00.000001')
+    api = start_api(DATABASE_URL=database_url)
+    before = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00Z')).json()
+    after = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00.000001Z')).json()
+    assert [benefit['id'] for benefit in before] == [1]
+    assert after == []
+
+
+def test_text_of_any_script_arrives_as_it_is(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    title = 'Kahvi ☕ "ilmainen" \\ 50 % :nyt — <b>😀</b>\n\t'
+    rows.connection.execute('insert into benefit values (1, 1, %s, %s)', [title, 'day'])
+    answer = start_api(DATABASE_URL=database_url).get(AVAILABLE)
+    assert answer.json() == [{'id': 1, 'venueId': 1, 'title': title, 'recurrence': 'day'}]
+
+
+@pytest.mark.parametrize(
+    ('path', 'parameter'),
+    [
+        ('/venues/31/inactivity-periods', 'venueId'),
+        ('/venues/0/inactivity-periods', 'venueId'),
+        ('/venues/3000000000/inactivity-periods', 'venueId'),
+        ('/venues/9223372036854775807/available-benefits?personId=1', 'venueId'),
+        ('/venues/1/available-benefits?personId=401', 'personId'),
+        ('/venues/1/available-benefits?personId=9223372036854775807', 'personId'),
+    ],
+)
+def test_404_names_what_does_not_exist(api: ApiProcess, path: str, parameter: str) -> None:
+    answer = api.get(path)
+    assert answer.status_code == 404
+    assert answer.headers['content-type'] == 'application/problem+json'
+    problem = answer.json()
+    assert problem['parameter'] == parameter
+    assert parameter in problem['detail']
+    assert problem['status'] == 404
+
+
+@pytest.mark.parametrize(
+    'path', ['/venues/001/inactivity-periods', '/venues/%31/inactivity-periods']
+)
+def test_spellings_of_an_id_mean_the_same(api: ApiProcess, path: str) -> None:
+    assert api.get(with_timestamp(path, MOMENT)).json() == (
+        api.get(with_timestamp(INACTIVE, MOMENT)).json()
+    )
+
+
+def test_head_is_get_without_the_body(api: ApiProcess) -> None:
+    path = with_timestamp(INACTIVE, MOMENT)
+    head = api.client.head(path)
+    assert head.status_code == 200
+    assert head.content == b''
+    assert head.headers['content-length'] == str(len(api.get(path).content))
+
+
+@pytest.mark.parametrize('method', ['POST', 'PUT', 'PATCH', 'DELETE'])
+@pytest.mark.parametrize('path', [*REPORTS, '/live', '/ready'])
+def test_other_methods_are_405_and_say_what_is_allowed(
+    api: ApiProcess, method: str, path: str
+) -> None:
+    answer = api.client.request(method, path)
+    assert answer.status_code == 405
+    assert set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD', 'OPTIONS'}
+    assert answer.json()['status'] == 405
+
+
+@pytest.mark.parametrize('path', ['/', '/venues', '/venues/', f'{TOP}/', '/Venues/top-benefits'])
+def test_unknown_path_is_a_404_that_points_on(api: ApiProcess, path: str) -> None:
+    answer = api.get(path)
+    assert answer.status_code == 404
+    assert answer.headers['content-type'] == 'application/problem+json'
+    assert 'README' in answer.json()['detail']
+
+
+def test_request_is_one_round_trip_of_one_statement_prepared_once(
+    server: EmbeddedServer,
+    rows: Rows,
+    database_url: str,
+    start_api: Callable[..., ApiProcess],
+) -> None:
+    name = database_url.split('/')[3].split('?', maxsplit=1)[0]
+    rows.connection.execute(f'alter database {name} set log_statement = "all"')
+    rows.connection.execute(f'alter database {name} set application_name = "{name}"')
+    api = start_api(DATABASE_URL=f'{database_url}&application_name={name}', API_THREADS='1')
+    api.get(TOP)  # prepares
+    log_before = len(server.read_bootlog())
+    timestamps = [f'2024-07-0{day}' for day in range(1, 6)]
+    for timestamp in timestamps:
+        assert api.get(with_timestamp(TOP, timestamp)).status_code == 200
+    assert api.get(TOP).status_code == 200
+    written = server.read_bootlog()[log_before:]
+    statements = re.findall(r'LOG:  (statement|execute [^:]*): (.*)', written)
+    assert len(statements) == len(timestamps) + 1
+    assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
+    assert {text for _, text in statements} == {
+        '/* top_benefits.sql */ with params as not materialized ('
+    }
+
+
+def test_sessions_are_read_only_in_utc_with_a_timeout_and_a_name(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    # the answers of a throwaway table stand in for looking into the API's sessions
+    rows.connection.execute('drop table benefit_usage')
+    rows.connection.execute(
+        'create view benefit_usage as select 1 as id, 1 as "personId", 1 as "benefitId",'
+        ' timestamp \'2024-01-01\' as "usageTimestamp" from pg_sleep(3)'
+    )
+    rows.benefit(1)
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5')
+    assert api.get(AVAILABLE).status_code == 504
+    [activity] = rows.connection.execute(
+        'select application_name from pg_stat_activity'
+        " where datname = current_database() and query like '/* available%' limit 1"
+    ).fetchone()
+    assert activity == 'membership-benefits-api'
+
+
+def test_writes_are_refused_even_when_the_role_may_write(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute('create table written (id integer)')
+    rows.connection.execute(
+        'create function record() returns integer language sql'
+        " as 'insert into written values (1) returning id'"
+    )
+    rows.connection.execute('drop table benefit_usage')
+    rows.connection.execute(
+        'create view benefit_usage as select record() as id, 1 as "personId", 1 as "benefitId",'
+        ' timestamp \'2024-01-01\' as "usageTimestamp"'
+    )
+    rows.benefit(1)
+    rows.connection.execute('select * from benefit_usage')
+    assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
+    api = start_api(DATABASE_URL=database_url)
+    answer = api.get(AVAILABLE)
+    assert answer.status_code == 500
+    assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
+
+
+def test_unexpected_failure_shows_nothing_of_its_cause(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=database_url)
+    assert api.get(AVAILABLE).status_code == 200
+    rows.connection.execute('drop table benefit_usage')
+    answer = api.get(AVAILABLE)
+    assert answer.status_code == 500
+    for secret in ('benefit_usage', 'select', 'Traceback', 'psycopg', '/tmp'):
+        assert secret not in answer.text
+    for _ in until():
+        if 'UndefinedTable' in api.output():
+            break
+    assert 'relation "benefit_usage" does not exist' in api.output()
+    for secret in ('select', 'from benefit_usage', 'Traceback', 'postgres'):
+        assert secret not in api.output()

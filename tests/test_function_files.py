@@ -1,0 +1,253 @@
+"""The function files are what their users expect: psql, pgbench, a read-only role, a fourth report."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from api.app import REPORTS
+from api.functions import FOLDER, FunctionFileError, load_function
+from db.embedded import EmbeddedServer
+from tests.support import ROOT, ApiProcess, Rows, clean_environment
+
+FILES = sorted(FOLDER.glob('*.sql'))
+MOMENT = '2024-07-01T12:00:00+00:00'
+PATHS = {
+    'top_benefits': '/venues/top-benefits?',
+    'available_benefits': '/venues/1/available-benefits?personId=1&',
+    'inactivity_periods': '/venues/1/inactivity-periods?',
+}
+
+
+def program(server: EmbeddedServer, name: str) -> str:
+    """Return a client program of the server's, or else the system's."""
+    path = server.binaries / name
+    if found := str(path) if path.exists() else shutil.which(name):
+        return found
+    pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
+
+
+def run(*command: str) -> str:
+    finished = subprocess.run(
+        command, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_every_file_has_a_route_and_every_route_a_file() -> None:
+    assert sorted(REPORTS.values()) == [path.stem for path in FILES]
+    for path, name in REPORTS.items():
+        assert path.rsplit('/', 1)[1] == name.replace('_', '-')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_in_psql_gives_the_bytes_of_the_http_body(
+    server: EmbeddedServer, api: ApiProcess, sample_url: str, path: Path
+) -> None:
+    for timestamp in (MOMENT, '2026-01-31T00:00:00.123456+00:00'):
+        printed = run(
+            *[
+                program(server, 'psql'),
+                sample_url,
+                '-X',
+                '-At',
+                '-v',
+                'ON_ERROR_STOP=1',
+            ],
+            *[
+                '-v',
+                'venue_id=1',
+                '-v',
+                'person_id=1',
+                '-v',
+                f"timestamp='{timestamp}'",
+            ],
+            *['-f', str(path)],
+        )
+        body, missing = printed.rstrip('\n').rsplit('|', 1)
+        answer = api.get(PATHS[path.stem] + f'timestamp={timestamp.replace("+", "%2B")}')
+        assert body.encode() == answer.content
+        assert missing == ''
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_in_psql_takes_null_for_now(
+    server: EmbeddedServer, sample_url: str, path: Path
+) -> None:
+    printed = run(
+        *[program(server, 'psql'), sample_url, '-X', '-At', '-v', 'ON_ERROR_STOP=1'],
+        *[
+            '-v',
+            'venue_id=1',
+            '-v',
+            'person_id=1',
+            '-v',
+            'timestamp=NULL',
+            '-f',
+            str(path),
+        ],
+    )
+    assert printed.startswith('[{')
+
+
+@pytest.mark.parametrize('mode', ['simple', 'extended', 'prepared'])
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_is_a_pgbench_script(
+    server: EmbeddedServer, sample_url: str, path: Path, mode: str
+) -> None:
+    timestamp = 'NULL' if mode == 'simple' else 'now'
+    printed = run(
+        *[program(server, 'pgbench'), '-n', '-M', mode, '-t', '7', '-f', str(path)],
+        *['-D', 'venue_id=1', '-D', 'person_id=1', '-D', f'timestamp={timestamp}'],
+        sample_url,
+    )
+    assert 'number of transactions actually processed: 7/7' in printed
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
+    path: Path,
+) -> None:
+    text = path.read_text()
+    assert '%' not in text
+    assert text.endswith(';\n')
+    binds = [match[1] for match in re.finditer(r'(?<!:):(\w+)', text)]
+    assert sorted(binds) == sorted(bind.name for bind in load_function(path).binds)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_names_its_route(path: Path) -> None:
+    [route] = [route for route, name in REPORTS.items() if name == path.stem]
+    assert re.search(rf'^-- Serves +GET {re.escape(route)}$', path.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def reader_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
+    """Return the URL of the test's database for a role that may only read the four tables."""
+    rows.connection.execute('create role reader login')
+    rows.connection.execute('grant select on venue, person, benefit, benefit_usage to reader')
+    yield database_url.replace('postgres@', 'reader@')
+    rows.connection.execute('drop owned by reader')
+    rows.connection.execute('drop role reader')
+
+
+def test_role_that_may_only_read_gets_all_reports(
+    reader_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    rows.benefit(1)
+    api = ApiProcess(tmp_path, {'DATABASE_URL': reader_url})
+    try:
+        for path in PATHS.values():
+            assert api.get(path).status_code == 200
+    finally:
+        api.stop()
+    with (
+        psycopg.connect(reader_url) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute('delete from benefit_usage')
+
+
+FOURTH = """\
+-- name: busiest_days(venue_id, since, timestamp)^
+with params as not materialized (
+    select
+        :venue_id::bigint as venue_id,
+        :since::timestamptz at time zone 'UTC' as since,
+        coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
+)
+
+select json_build_array(params.venue_id, params.since) as body, null::text as missing from params;
+"""
+
+
+@pytest.fixture
+def copied_project(tmp_path: Path) -> Path:
+    """Return a copy of the project that a test may change."""
+    folder = tmp_path / 'project'
+    for name in ('api', 'db'):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+def add_route(folder: Path, line: str) -> None:
+    path = folder / 'api' / 'app.py'
+    head, tail = path.read_text().split('REPORTS = {\n')
+    path.write_text(f'{head}REPORTS = {{\n{line}\n{tail}')
+
+
+def test_fourth_report_is_one_file_and_one_line(
+    copied_project: Path, sample_url: str, tmp_path: Path
+) -> None:
+    (copied_project / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
+    add_route(copied_project, "    '/venues/{venueId}/busiest-days': 'busiest_days',")
+    environment = {'DATABASE_URL': sample_url}
+    api = ApiProcess(tmp_path, environment, folder_of_project=copied_project)
+    try:
+        path = '/venues/7/busiest-days'
+        assert api.get(f'{path}?since=2024-07-01').json() == [7, '2024-07-01T00:00:00']
+        assert api.get(path).json()['detail'] == 'since is required'
+        assert api.get('/venues/x/busiest-days').status_code == 400
+    finally:
+        api.stop()
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, 'busiest_days.sql: '),
+        ('select 1;', 'must define busiest_days'),
+        (FOURTH.replace('busiest_days', 'other'), 'must define busiest_days'),
+        (FOURTH.replace('(venue_id, since', '(venue_id'), 'undeclared parameter'),
+        (
+            FOURTH.replace('(venue_id,', '(venue_id, unused,'),
+            'unused declared parameter',
+        ),
+        (
+            FOURTH.replace(':since::timestamptz', ':since'),
+            ':since must be used once, with a cast',
+        ),
+        (
+            FOURTH.replace('select json', 'select :since::text, json'),
+            ':since must be used once',
+        ),
+    ],
+)
+def test_file_that_does_not_hold_what_it_promises_is_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    if text:
+        path.write_text(text)
+    with pytest.raises(FunctionFileError, match=message):
+        load_function(path)
+
+
+@pytest.mark.parametrize(
+    ('file', 'line', 'message'),
+    [
+        (
+            FOURTH,
+            "'/venues/{venue}/busiest-days': 'busiest_days',",
+            'has no bind for venue',
+        ),
+        (
+            FOURTH.replace('since::timestamptz', 'since::date'),
+            "'/venues/{venueId}/busiest-days': 'busiest_days',",
+            ':since is cast to date, but only bigint, timestamptz',
+        ),
+        (FOURTH, "'/nothing': 'nothing',", 'nothing.sql: '),
+    ],
+)
+def test_route_that_does_not_fit_its_file_ends_the_start_with_one_line(
+    copied_project: Path, tmp_path: Path, file: str, line: str, message: str
+) -> None:
+    (copied_project / 'db' / 'functions' / 'busiest_days.sql').write_text(file)
+    add_route(copied_project, f'    {line}')
+    with pytest.raises(AssertionError, match='error: .*' + re.escape(message)):
+        ApiProcess(tmp_path, {'DATABASE_URL': 'host=a'}, folder_of_project=copied_project)

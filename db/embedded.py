@@ -29,8 +29,8 @@ SERVER_OPTIONS = {
     'timezone': 'UTC',
 }
 
-# Runs a server program in a session of its own, so that Ctrl-C ends the command and the command's end
-# the server; as a user that is not root, which PostgreSQL refuses; and not longer than this process.
+# Runs a server program in a session of its own, so that Ctrl-C ends the command, whose end ends the
+# server; as a user that is not root, which PostgreSQL refuses; and not longer than this process.
 LAUNCH = """
 import ctypes, os, signal, sys
 libc = ctypes.CDLL(None)
@@ -264,6 +264,7 @@ def main() -> int:
     parser.add_argument('--requests', action='store_true', help='print a request for each report')
     parser.add_argument('command', nargs=argparse.REMAINDER, help='gets DATABASE_URL')
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         settings = load_settings()
         if settings.database_url:
@@ -281,6 +282,8 @@ def main() -> int:
     except (ConfigError, EmbeddedServerError, psycopg.Error) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == '__main__':

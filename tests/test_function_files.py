@@ -1,4 +1,4 @@
-"""The function files are what their users expect: psql, pgbench, a read-only role, a fourth report."""
+"""The function files do what their users expect: in psql, in pgbench, as a fourth report."""
 
 import re
 import shutil

@@ -49,8 +49,8 @@ psql: .venv/installed ## Open psql (no database configured: on a throwaway one w
 
 lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
-	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -o requirements/postgres.txt
-	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements/service.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
 
 clean: ## Remove what was installed and cached
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,13 +1,17 @@
 """The WSGI application: its routes, and what is wired to them."""
 
+from pathlib import Path
+
 import falcon
+import swagger_ui
 
 from api.config import Settings
 from api.database import Database
-from api.errors import add_error_handlers
+from api.errors import TYPE_PREFIX, add_error_handlers
 from api.functions import load_functions
 from api.parameters import check_route
-from api.resources import Live, Ready, Report
+from api.resources import Document, Entrance, Live, ProblemKind, Ready, Report
+from api.tracing import Tracing
 
 # The reports: a path, and the file in db/functions that answers it.
 REPORTS = {
@@ -16,21 +20,45 @@ REPORTS = {
     '/venues/{venueId}/inactivity-periods': 'inactivity_periods',
 }
 
+OPENAPI = Path(__file__).with_name('openapi.json')
+# beyond what every script in a browser may read
+EXPOSED_HEADERS = ['ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID']
+
+
+class ExactCors(falcon.CORSMiddleware):
+    """CORS for the listed origins, telling caches that the answer depends on the origin."""
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Add the CORS headers."""
+        super().process_response(req, resp, resource, req_succeeded)
+        resp.append_header('Vary', 'Origin')
+
 
 def create_app(settings: Settings) -> falcon.App:
     """Build the application and start connecting to the database.
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
+        ConfigError: The settings name no database.
     """
     functions = load_functions(REPORTS.values())
     database = Database(settings)
-    app = falcon.App()
+    app = falcon.App(middleware=[Tracing()])
+    if settings.cors_origins:
+        app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
     add_error_handlers(app)
     for path, name in REPORTS.items():
         check_route(path, functions[name])
-        app.add_route(path, Report(database, functions[name]))
+        app.add_route(path, Report(database, functions[name], settings))
     app.add_route('/live', Live())
     app.add_route('/ready', Ready(database))
+    app.add_route('/', Entrance(list(REPORTS)))
+    app.add_route('/openapi.json', Document(OPENAPI.read_bytes()))
+    app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
+    swagger_ui.falcon_api_doc(
+        app, config_rel_url='/openapi.json', url_prefix='/docs', title='Membership-benefits API'
+    )
     database.open()
     return app

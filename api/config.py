@@ -12,9 +12,16 @@ class ConfigError(Exception):
     """A setting is unknown or wrong; the message names it and says what is allowed."""
 
 
-def setting(section: str, default: Any, *, between: tuple[float, float] | None = None) -> Any:
-    """Declare a setting: its section of the file, its default, its lowest and highest."""
-    return field(default=default, metadata={'section': section, 'between': between})
+def setting(
+    section: str,
+    default: Any,
+    *,
+    between: tuple[float, float] | None = None,
+    one_of: tuple[str, ...] = (),
+) -> Any:
+    """Declare a setting: its section of the file, its default and what is allowed."""
+    allowed = {'section': section, 'between': between, 'one_of': one_of}
+    return field(default=default, metadata=allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,13 @@ class Settings:
     host: str = setting('server', '127.0.0.1')
     port: int = setting('server', 8000, between=(0, 65535))
     threads: int = setting('server', 4, between=(1, 1000))
+
+    cache_seconds: int = setting('http', 10, between=(0, 31536000))
+    cache_past_seconds: int = setting('http', 300, between=(0, 31536000))
+    cors_origins: tuple = setting('http', ())
+
+    log_level: str = setting('log', 'info', one_of=('debug', 'info', 'warning', 'error'))
+    log_format: str = setting('log', 'logfmt', one_of=('logfmt', 'json'))
 
 
 def key_in_file(setting_field: Field) -> tuple[str, str]:
@@ -96,6 +110,8 @@ def parsed(setting_field: Field, text: str) -> Any:
     """Turn an environment variable's text into the setting's type, if it is of it."""
     if setting_field.type is str:
         return text
+    if setting_field.type is tuple:
+        return [item.strip() for item in text.split(',')]
     try:
         return tomllib.loads(f'value = {text}')['value']
     except tomllib.TOMLDecodeError:
@@ -104,11 +120,18 @@ def parsed(setting_field: Field, text: str) -> Any:
 
 def checked(setting_field: Field, value: Any, place: str) -> Any:
     """Return a value that the setting allows; the message never quotes a value."""
-    wanted, between = setting_field.type, setting_field.metadata['between']
+    wanted = setting_field.type
+    between, one_of = setting_field.metadata['between'], setting_field.metadata['one_of']
+    if wanted is tuple:
+        if type(value) is list and all(type(item) is str for item in value):
+            return tuple(value)
+        raise ConfigError(f'{place}: must be a list of strings')
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted:
         raise ConfigError(f'{place}: must be of type {wanted.__name__}')
+    if one_of and value not in one_of:
+        raise ConfigError(f'{place}: must be one of {", ".join(one_of)}')
     if between and not between[0] <= value <= between[1]:
         raise ConfigError(f'{place}: must be from {between[0]} to {between[1]}')
     return value

@@ -1,6 +1,7 @@
 """The connections to PostgreSQL, and one round trip for each report."""
 
 import logging
+from time import perf_counter
 from typing import NamedTuple
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from api.config import ConfigError, Settings
 from api.functions import Function
+from api.tracing import Timings
 
 APPLICATION_NAME = 'membership-benefits-api'
 
@@ -69,7 +71,9 @@ class Database:
         # int2, int4 or int8 by value would make a statement and a plan of each
         connection.adapters.register_dumper(int, Int8Dumper)
 
-    def fetch(self, function: Function, values: dict[str, int | str | None]) -> Answer:
+    def fetch(
+        self, function: Function, values: dict[str, int | str | None], timings: Timings
+    ) -> Answer:
         """Run a function in one round trip; prepared when a connection runs it first.
 
         A connection that turns out to be broken costs no request: every other connection is
@@ -78,26 +82,31 @@ class Database:
         Args:
             function: What to run.
             values: A value for each of its binds, by name.
+            timings: Where to add the time that this takes.
 
         Raises:
             psycopg.errors.QueryCanceled: It ran into the statement timeout.
             psycopg.OperationalError: The database cannot be used now.
         """
         try:
-            return self._fetch_once(function, values)
+            return self._fetch_once(function, values, timings)
         except ConnectionLost:
             self._pool.check()
-            return self._fetch_once(function, values)
+            return self._fetch_once(function, values, timings)
 
-    def _fetch_once(self, function: Function, values: dict[str, int | str | None]) -> Answer:
-        with self._pool.connection() as connection:
-            try:
-                cursor = connection.execute(function.sql, values, prepare=True)
-            except psycopg.OperationalError as ex:
-                if connection.broken:
-                    raise ConnectionLost from ex
-                raise
-            return Answer(*cursor.fetchone())
+    def _fetch_once(
+        self, function: Function, values: dict[str, int | str | None], timings: Timings
+    ) -> Answer:
+        asked = given = perf_counter()
+        try:
+            with self._pool.connection() as connection:
+                given = perf_counter()
+                return Answer(*run(connection, function.sql, values))
+        finally:
+            answered = perf_counter()
+            # without a connection all of the time went into waiting for one
+            timings.pool_s += (given if given > asked else answered) - asked
+            timings.database_s += answered - given if given > asked else 0.0
 
     def answers(self, timeout_s: float) -> bool:
         """Tell whether the database answers a query within some seconds."""
@@ -107,6 +116,23 @@ class Database:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def run(
+    connection: psycopg.Connection, sql: str, values: dict[str, int | str | None]
+) -> tuple[bytes, str | None]:
+    """Run a statement that returns one row.
+
+    Raises:
+        ConnectionLost: The connection broke.
+        psycopg.Error: The statement failed.
+    """
+    try:
+        return connection.execute(sql, values, prepare=True).fetchone()
+    except psycopg.OperationalError as ex:
+        if connection.broken:
+            raise ConnectionLost from ex
+        raise
 
 
 def parse_url(url: str) -> dict[str, str]:

@@ -7,35 +7,62 @@ from typing import NoReturn
 import falcon
 import psycopg
 
+from api.tracing import request_id
+
 log = logging.getLogger(__name__)
 
 PROBLEM_JSON = 'application/problem+json'
+TYPE_PREFIX = '/docs/problems/'
 RETRY_AFTER_S = 1
 
-# kind: (status, title, what the detail says where the code that meets it says no more)
+# kind: (status, title, what it means and what to do)
 PROBLEMS = {
-    'invalid-request': (400, 'Invalid request', 'the request cannot be understood'),
-    'invalid-parameter': (400, 'Invalid parameter', ''),
-    'entity-not-found': (404, 'No such venue or person', ''),
-    'path-not-found': (
-        404,
-        'No such path',
-        'there is nothing here; README.md lists the paths',
+    'invalid-request': (400, 'Invalid request', 'The request is not valid HTTP.'),
+    'invalid-parameter': (
+        400,
+        'Invalid parameter',
+        'A parameter is missing, repeated, unknown or malformed; the detail says what is allowed.',
     ),
+    'entity-not-found': (
+        404,
+        'No such venue or person',
+        'The venue or person that the parameter names does not exist.',
+    ),
+    'path-not-found': (404, 'No such path', 'There is nothing here; /docs shows the paths.'),
     'method-not-allowed': (
         405,
         'Method not allowed',
-        'the header Allow lists the methods',
+        'The path does not take this method; the header Allow lists those it takes.',
     ),
-    'internal-error': (500, 'Internal error', 'the service failed; its log says why'),
+    'body-too-large': (413, 'Body too large', 'No request here needs a body.'),
+    'headers-too-large': (
+        431,
+        'Headers too large',
+        'The request line and the headers together are too long.',
+    ),
+    'internal-error': (
+        500,
+        'Internal error',
+        'The service failed; its log says why, under the requestId.',
+    ),
+    'not-implemented': (501, 'Not implemented', 'The transfer coding is not supported.'),
     'database-unavailable': (
         503,
         'Database unavailable',
-        'the database cannot be reached; try again in a moment',
+        'The database cannot be reached now; try again after the seconds in Retry-After.',
     ),
-    'statement-timeout': (504, 'Timeout', 'the database took too long to answer'),
+    'statement-timeout': (
+        504,
+        'Timeout',
+        'The report took longer than the statement timeout; try again later.',
+    ),
 }
-FALCON_KINDS = {404: 'path-not-found', 405: 'method-not-allowed'}
+# what falcon and waitress answer by themselves is told apart by its status alone
+KINDS_BY_STATUS = {
+    PROBLEMS[kind][0]: kind
+    for kind in PROBLEMS
+    if kind not in ('invalid-parameter', 'entity-not-found')
+}
 
 
 class Problem(falcon.HTTPError):
@@ -43,18 +70,39 @@ class Problem(falcon.HTTPError):
 
     Args:
         kind: A key of PROBLEMS.
-        detail: What is wrong with this request and what is allowed.
+        detail: What is wrong with this request and what is allowed; by default, what the
+            table says.
         parameter: The parameter that is to blame, if one is.
     """
 
     def __init__(
         self, kind: str, detail: str | None = None, *, parameter: str | None = None
     ) -> None:
-        status, title, standard_detail = PROBLEMS[kind]
-        headers = {'Retry-After': str(RETRY_AFTER_S)} if status == 503 else None
-        detail = detail or standard_detail
-        super().__init__(status, title=title, description=detail, headers=headers)
+        status, title, meaning = PROBLEMS[kind]
+        super().__init__(status, title=title, description=detail or meaning)
+        self.kind = kind
         self.parameter = parameter
+        self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store'}
+        if status == 503:
+            self.headers['Retry-After'] = str(RETRY_AFTER_S)
+
+    def body(self, id_: str) -> bytes:
+        """Return the problem details object."""
+        members = {
+            'type': TYPE_PREFIX + self.kind,
+            'title': self.title,
+            'status': self.status_code,
+            'detail': self.description,
+            'requestId': id_,
+        }
+        if self.parameter is not None:
+            members['parameter'] = self.parameter
+        return json.dumps(members).encode()
+
+
+def problem_of_status(status: int) -> Problem:
+    """Return the problem for an error of falcon's or waitress's own."""
+    return Problem(KINDS_BY_STATUS.get(status, 'invalid-request'))
 
 
 def add_error_handlers(app: falcon.App) -> None:
@@ -65,20 +113,12 @@ def add_error_handlers(app: falcon.App) -> None:
     app.add_error_handler(psycopg.errors.QueryCanceled, time_out)
 
 
-def serialize(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
     """Write a problem, or an error of falcon's own as one."""
-    if not isinstance(error, Problem):
-        error = Problem(FALCON_KINDS.get(error.status_code, 'invalid-request'))
-        resp.status = error.status
-    members = {
-        'title': error.title,
-        'status': error.status_code,
-        'detail': error.description,
-    }
-    if error.parameter:
-        members['parameter'] = error.parameter
-    resp.content_type = PROBLEM_JSON
-    resp.data = json.dumps(members).encode()
+    problem = error if isinstance(error, Problem) else problem_of_status(error.status_code)
+    resp.status = problem.status
+    resp.set_headers(problem.headers)
+    resp.data = problem.body(request_id(req))
 
 
 def fail(_req: falcon.Request, _resp: falcon.Response, ex: Exception, _params) -> NoReturn:

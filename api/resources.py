@@ -1,9 +1,13 @@
-"""The HTTP resources: the reports, and what a supervisor asks."""
+"""The HTTP resources: the reports, their documentation, and what a supervisor asks."""
+
+from datetime import UTC, datetime
+from hashlib import blake2b
 
 import falcon
 
+from api.config import Settings
 from api.database import Database
-from api.errors import Problem
+from api.errors import PROBLEMS, TYPE_PREFIX, Problem
 from api.functions import Function
 from api.parameters import http_name, read_parameters
 
@@ -13,23 +17,76 @@ READY_TIMEOUT_S = 2.0
 class Report:
     """A SQL function's answer, passed through as the bytes that PostgreSQL made."""
 
-    def __init__(self, database: Database, function: Function) -> None:
+    def __init__(self, database: Database, function: Function, settings: Settings) -> None:
         self._database = database
         self._function = function
+        about_a_person = any(bind.name == 'person_id' for bind in function.binds)
+        scope = 'private' if about_a_person else 'public'
+        self._cache_control = f'{scope}, max-age={settings.cache_seconds}'
+        self._cache_control_past = f'{scope}, max-age={settings.cache_past_seconds}'
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
         values = read_parameters(self._function, path, req.params)
-        answer = self._database.fetch(self._function, values)
+        answer = self._database.fetch(self._function, values, req.context.timings)
         if answer.missing:
             name = http_name(answer.missing)
-            raise Problem(
-                'entity-not-found',
-                f'there is no {name} {values[answer.missing]}',
-                parameter=name,
-            )
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = answer.body
+            detail = f'There is no {name} {values[answer.missing]}.'
+            raise Problem('entity-not-found', detail, parameter=name)
+        is_past = (values.get('timestamp') or '9999') < datetime.now(UTC).isoformat()
+        resp.cache_control = [self._cache_control_past if is_past else self._cache_control]
+        send_tagged(req, resp, answer.body)
+
+    on_head = on_get
+
+
+class Document:
+    """Bytes that do not change while the process runs."""
+
+    def __init__(self, body: bytes, content_type: str = falcon.MEDIA_JSON) -> None:
+        self._body = body
+        self._content_type = content_type
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the document."""
+        resp.cache_control = ['no-cache']
+        send_tagged(req, resp, self._body, self._content_type)
+
+    on_head = on_get
+
+
+class Entrance:
+    """The root: sends a browser to the documentation, and tells a program where things are."""
+
+    def __init__(self, reports: list[str]) -> None:
+        self._links = {'documentation': '/docs', 'openapi': '/openapi.json', 'reports': reports}
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer by what the client prefers."""
+        resp.vary = ['Accept']
+        if req.client_prefers([falcon.MEDIA_JSON, falcon.MEDIA_HTML]) == falcon.MEDIA_HTML:
+            resp.status = falcon.HTTP_FOUND
+            resp.location = '/docs'
+        else:
+            resp.media = self._links
+
+    on_head = on_get
+
+
+class ProblemKind:
+    """What a problem's type means."""
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response, kind: str) -> None:
+        """Answer with the kind's row of the table."""
+        if kind not in PROBLEMS:
+            raise falcon.HTTPRouteNotFound
+        status, title, meaning = PROBLEMS[kind]
+        resp.media = {
+            'type': TYPE_PREFIX + kind,
+            'title': title,
+            'status': status,
+            'meaning': meaning,
+        }
 
     on_head = on_get
 
@@ -39,6 +96,7 @@ class Live:
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200."""
+        resp.cache_control = ['no-store']
         resp.media = {'status': 'live'}
 
     on_head = on_get
@@ -54,6 +112,22 @@ class Ready:
         """Answer 200 when the database answers in time, else 503."""
         if not self._database.answers(timeout_s=READY_TIMEOUT_S):
             raise Problem('database-unavailable')
+        resp.cache_control = ['no-store']
         resp.media = {'status': 'ready'}
 
     on_head = on_get
+
+
+def send_tagged(
+    req: falcon.Request,
+    resp: falcon.Response,
+    body: bytes,
+    content_type: str = falcon.MEDIA_JSON,
+) -> None:
+    """Send bytes with a strong ETag of theirs, or 304 to a client that has them already."""
+    resp.etag = blake2b(body, digest_size=16).hexdigest()
+    if any(tag in ('*', resp.etag.strip('"')) for tag in req.if_none_match or ()):
+        resp.status = falcon.HTTP_NOT_MODIFIED
+    else:
+        resp.content_type = content_type
+        resp.data = body

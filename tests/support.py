@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -108,6 +109,12 @@ def body(rows: 'Rows', name: str, **values: object) -> list:
     return run_function(rows.connection, name, **values)[0]
 
 
+def is_listening(port: int) -> bool:
+    """Tell whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(('127.0.0.1', port)) == 0
+
+
 class ApiProcess:
     """A real `python -m api`, reached over HTTP on a port that it chose itself.
 
@@ -132,14 +139,18 @@ class ApiProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.port = self._wait_for_port()
+        # a quiet log does not tell the port: such a test chooses it
+        self.port = self._wait_for_port(environment.get('API_PORT', '0'))
         self.url = f'http://127.0.0.1:{self.port}'
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 
-    def _wait_for_port(self) -> int:
+    def _wait_for_port(self, chosen: str) -> int:
+        listening = r'listening on http://127\.0\.0\.1:(\d+)'
         for _ in until():
-            if found := re.search(r'listening on http://127\.0\.0\.1:(\d+)', self.output()):
+            if found := re.search(listening, self.output()):
                 return int(found[1])
+            if chosen != '0' and is_listening(int(chosen)):
+                return int(chosen)
             if self.process.poll() is not None:
                 break
         raise AssertionError(f'the API does not listen:\n{self.output()}')

@@ -35,7 +35,7 @@ def run_api(**environment: str) -> subprocess.CompletedProcess:
 def test_example_shows_every_setting_with_its_default() -> None:
     example = tomllib.loads((ROOT / 'config.example.toml').read_text())
     shown = {
-        (section, key): value
+        (section, key): tuple(value) if isinstance(value, list) else value
         for section, content in example.items()
         for key, value in content.items()
     }
@@ -82,6 +82,11 @@ def test_whole_number_is_fine_where_seconds_are_wanted() -> None:
     assert load_settings({'API_STATEMENT_TIMEOUT_S': '7'}).statement_timeout_s == 7.0
 
 
+def test_list_is_separated_by_commas_in_the_environment() -> None:
+    settings = load_settings({'API_CORS_ORIGINS': 'https://a.example, https://b.example'})
+    assert settings.cors_origins == ('https://a.example', 'https://b.example')
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -94,6 +99,9 @@ def test_whole_number_is_fine_where_seconds_are_wanted() -> None:
         ('[server]\nport = 65536', r'\[server\] port: must be from 0 to 65535'),
         ('[database]\nstatement_timeout_s = nan', 'must be from'),
         ('[database]\nstatement_timeout_s = inf', 'must be from'),
+        ('[http]\ncors_origins = "https://a.example"', 'must be a list of strings'),
+        ('[http]\ncors_origins = [1]', 'must be a list of strings'),
+        ('[log]\nlog_level = "loud"', 'must be one of debug, info, warning, error'),
         ('[database]\nurl = 7', r'\[database\] url: must be of type str'),
         ('[server', 'settings.toml: '),
     ],

@@ -1,0 +1,148 @@
+"""Answers can be cached: ETag, If-None-Match, Cache-Control, Vary, HEAD, OPTIONS and CORS."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import ApiProcess, Rows
+
+TOP = '/venues/top-benefits'
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+INACTIVE = '/venues/1/inactivity-periods'
+REPORTS = [TOP, AVAILABLE, INACTIVE]
+PAST = '2024-07-01T12:00:00Z'
+
+
+def as_of(path: str, timestamp: str) -> str:
+    return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
+
+
+@pytest.mark.parametrize('path', [*[as_of(path, PAST) for path in REPORTS], '/openapi.json'])
+@pytest.mark.parametrize('method', ['GET', 'HEAD'])
+def test_known_etag_gives_304_without_a_body(api: ApiProcess, method: str, path: str) -> None:
+    first = api.get(path)
+    etag = first.headers['etag']
+    assert etag.startswith('"')
+    for known in (etag, f'W/{etag}', f'"other", {etag}', '*'):
+        again = api.client.request(method, path, headers={'If-None-Match': known})
+        assert again.status_code == 304
+        assert again.content == b''
+        assert again.headers['etag'] == etag
+        assert again.headers['cache-control'] == first.headers['cache-control']
+        assert 'content-type' not in again.headers
+
+
+@pytest.mark.parametrize('known', ['"other"', 'W/"other"', '', ',', '"', 'x' * 1000])
+def test_other_etag_gives_the_body(api: ApiProcess, known: str) -> None:
+    answer = api.get(as_of(TOP, PAST), headers={'If-None-Match': known})
+    assert answer.status_code == 200
+    assert answer.content
+
+
+def test_etag_changes_with_the_bytes(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=database_url)
+    before = api.get(as_of(TOP, PAST))
+    rows.benefit(1)
+    rows.uses(1, '2024-06-01')
+    after = api.get(as_of(TOP, PAST), headers={'If-None-Match': before.headers['etag']})
+    assert after.status_code == 200
+    assert after.headers['etag'] != before.headers['etag']
+
+
+@pytest.mark.parametrize(
+    ('path', 'expected'),
+    [
+        (TOP, 'public, max-age=7'),
+        (AVAILABLE, 'private, max-age=7'),
+        (INACTIVE, 'public, max-age=7'),
+        (as_of(TOP, '2999-01-01'), 'public, max-age=7'),
+        (as_of(TOP, PAST), 'public, max-age=77'),
+        (as_of(AVAILABLE, PAST), 'private, max-age=77'),
+        (as_of(INACTIVE, PAST), 'public, max-age=77'),
+        (as_of(INACTIVE, '0001-01-01'), 'public, max-age=77'),
+        ('/live', 'no-store'),
+        ('/ready', 'no-store'),
+        ('/nowhere', 'no-store'),
+        ('/venues/99/inactivity-periods', 'no-store'),
+        ('/venues/x/inactivity-periods', 'no-store'),
+    ],
+)
+def test_cache_control_fits_the_answer(
+    configured_api: ApiProcess, path: str, expected: str
+) -> None:
+    assert configured_api.get(path).headers['cache-control'] == expected
+
+
+@pytest.fixture(scope='module')
+def configured_api(sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> ApiProcess:
+    """Return an API process with its own cache times and two origins."""
+    process = ApiProcess(
+        tmp_path_factory.mktemp('api'),
+        {
+            'DATABASE_URL': sample_url,
+            'API_CACHE_SECONDS': '7',
+            'API_CACHE_PAST_SECONDS': '77',
+            'API_CORS_ORIGINS': 'https://a.example,https://b.example',
+        },
+    )
+    yield process
+    process.stop()
+
+
+def test_405_is_not_stored(api: ApiProcess) -> None:
+    assert api.client.post(TOP).headers['cache-control'] == 'no-store'
+
+
+@pytest.mark.parametrize('path', REPORTS)
+def test_options_lists_the_methods(api: ApiProcess, path: str) -> None:
+    answer = api.client.options(path)
+    assert answer.status_code == 200
+    assert set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD'}
+    assert answer.content == b''
+
+
+def test_cors_is_off_by_default(api: ApiProcess) -> None:
+    answer = api.get(as_of(TOP, PAST), headers={'Origin': 'https://a.example'})
+    assert not [name for name in answer.headers if name.startswith('access-control')]
+    assert 'vary' not in answer.headers
+
+
+@pytest.mark.parametrize('path', [as_of(TOP, PAST), '/nowhere'])
+def test_cors_allows_exactly_the_configured_origins(configured_api: ApiProcess, path: str) -> None:
+    for origin in ('https://a.example', 'https://b.example'):
+        answer = configured_api.get(path, headers={'Origin': origin})
+        assert answer.headers['access-control-allow-origin'] == origin
+        assert 'X-Request-ID' in answer.headers['access-control-expose-headers']
+        assert answer.headers['vary'] == 'Origin'
+    for origin in ('https://c.example', 'http://a.example', 'https://a.example.evil', 'null', '*'):
+        answer = configured_api.get(path, headers={'Origin': origin})
+        assert 'access-control-allow-origin' not in answer.headers
+        assert answer.headers['vary'] == 'Origin'
+
+
+def test_cors_preflight(configured_api: ApiProcess) -> None:
+    asked = {'Origin': 'https://a.example', 'Access-Control-Request-Method': 'GET'}
+    answer = configured_api.client.options(TOP, headers=asked)
+    assert answer.status_code == 200
+    assert 'GET' in answer.headers['access-control-allow-methods']
+    refused = configured_api.client.options(TOP, headers=asked | {'Origin': 'https://c.example'})
+    assert 'access-control-allow-methods' not in refused.headers
+
+
+def test_root_varies_by_accept(api: ApiProcess) -> None:
+    browser = api.get('/', headers={'Accept': 'text/html,application/xhtml+xml,*/*;q=0.8'})
+    assert (browser.status_code, browser.headers['location']) == (302, '/docs')
+    program = api.get('/')
+    assert program.json()['reports'][0] == TOP
+    for answer in (browser, program):
+        assert answer.headers['vary'] == 'Accept'
+
+
+@pytest.mark.parametrize('accept', ['text/xml', 'image/png', 'application/json;q=0', '?', ''])
+def test_reports_are_json_whatever_is_accepted(api: ApiProcess, accept: str) -> None:
+    answer = api.get(as_of(TOP, PAST), headers={'Accept': accept})
+    assert answer.status_code == 200
+    assert answer.headers['content-type'] == 'application/json'
+    assert api.get('/nowhere', headers={'Accept': accept}).status_code == 404

@@ -1,0 +1,111 @@
+"""The documentation page in a real browser, without any network beyond this machine."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import (
+    element_to_be_clickable,
+    presence_of_element_located,
+)
+from selenium.webdriver.support.wait import WebDriverWait
+
+from api.app import REPORTS
+from tests.support import ApiProcess
+
+SWITCHES = [
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--disable-dev-shm-usage',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--window-size=1400,2000',
+]
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[webdriver.Chrome]:
+    """Return a headless Chromium that records what its pages log and ask for."""
+    chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
+    if not (chromium and driver):
+        message = (
+            'no chromium and chromedriver on this machine (Debian: apt install chromium-driver)'
+        )
+        if os.environ.get('CI'):
+            pytest.fail(message)
+        pytest.skip(message)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for switch in [*SWITCHES, f'--user-data-dir={profile}']:
+            options.add_argument(switch)
+        chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        yield chrome
+        chrome.quit()
+
+
+def failed_requests(browser: webdriver.Chrome, origin: str) -> list[str]:
+    """Return the requests that failed or went elsewhere."""
+    found = []
+    for entry in browser.get_log('performance'):
+        message = json.loads(entry['message'])['message']
+        parameters = message['params']
+        if message['method'] == 'Network.responseReceived':
+            response = parameters['response']
+            if response['status'] >= 400 or not response['url'].startswith((origin, 'data:')):
+                found.append(response['url'])
+        elif message['method'] == 'Network.loadingFailed':
+            found.append(parameters['errorText'])
+    return found
+
+
+def test_page_shows_the_reports_and_tries_them_out(
+    browser: webdriver.Chrome, api: ApiProcess
+) -> None:
+    wait = WebDriverWait(browser, 30)
+    browser.get(f'{api.url}/')
+    assert browser.current_url == f'{api.url}/docs'
+    for path in REPORTS:
+        block = wait.until(
+            presence_of_element_located(
+                (By.XPATH, f'//*[contains(@class, "opblock") and .//*[@data-path="{path}"]]')
+            )
+        )
+        block = block.find_element(
+            By.XPATH, f'//div[contains(@class, "opblock-get") and .//*[@data-path="{path}"]]'
+        )
+        block.find_element(By.CLASS_NAME, 'opblock-summary-control').click()
+        wait.until(lambda _, b=block: b.find_elements(By.CLASS_NAME, 'try-out__btn'))
+        block.find_element(By.CLASS_NAME, 'try-out__btn').click()
+        execute = wait.until(
+            lambda _, b=block: next(iter(b.find_elements(By.CSS_SELECTOR, 'button.execute')), None)
+        )
+        wait.until(element_to_be_clickable(execute))
+        browser.execute_script('arguments[0].click()', execute)
+        status = wait.until(
+            lambda _, b=block: next(
+                iter(
+                    b.find_elements(By.CSS_SELECTOR, '.live-responses-table .response-col_status')
+                ),
+                None,
+            )
+        )
+        cells = block.find_elements(
+            By.CSS_SELECTOR, '.live-responses-table tbody .response-col_status'
+        )
+        assert [cell.text.split()[0] for cell in cells if cell.text] == ['200'], status.text
+        shown = block.find_element(By.CSS_SELECTOR, '.live-responses-table .highlight-code').text
+        assert '"venueId"' in shown or '"benefitId"' in shown
+    severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
+    assert severe == []
+    assert failed_requests(browser, api.url) == []

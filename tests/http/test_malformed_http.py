@@ -1,0 +1,134 @@
+"""Whatever arrives on the socket gets an answer: never a 5xx of ours, never silence."""
+
+import json
+import socket
+
+import pytest
+
+from tests.support import ApiProcess
+
+LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
+
+
+def exchange(api: ApiProcess, request: bytes) -> bytes:
+    """Send bytes, close our side, and return all that comes until the server closes."""
+    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # refused before all of it was sent
+        answer = b''
+        try:
+            while chunk := connection.recv(65536):
+                answer += chunk
+        except ConnectionResetError:
+            pass
+        return answer
+
+
+def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b'\r\n\r\n')
+    first, *lines = head.decode('latin-1').split('\r\n')
+    headers = {name.lower(): value for name, value in (line.split(': ', 1) for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+@pytest.mark.parametrize(
+    ('request_bytes', 'status'),
+    [
+        (b'nonsense\r\n\r\n', 400),
+        (b'GET /live\r\n\r\n', 200),
+        (b'GET  /live  HTTP/1.1\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nno colon\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\n: nameless\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nA: b\r\n folded\r\n\r\n', 200),
+        (b'GET /live HTTP/1.1\r\nA : b\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nX-Request-ID: a\nX-Evil: b\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nX-Request-ID: a\rX-Evil: b\r\n\r\n', 400),
+        (LIVE + b'Content-Length: x\r\n\r\n', 400),
+        (LIVE + b'Content-Length: -1\r\n\r\n', 400),
+        (LIVE + b'Content-Length: 1, 1\r\n\r\n', 400),
+        (LIVE + b'Transfer-Encoding: gzip\r\n\r\n', 501),
+        (LIVE + b'Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400),
+        (LIVE + b'X-Long: ' + b'x' * 20000 + b'\r\n\r\n', 431),
+        (b'GET /' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
+        (b'GET /live?' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
+        (LIVE + b'Content-Length: 100000\r\n\r\n' + b'x' * 100000, 413),
+        (b'FOO /live HTTP/1.1\r\n\r\n', 400),
+        (b'WEBSOCKET /live HTTP/1.1\r\n\r\n', 400),
+        (b'TRACE /live HTTP/1.1\r\n\r\n', 405),
+        (b'CONNECT /live HTTP/1.1\r\n\r\n', 405),
+        (b'GET http://other/live HTTP/1.1\r\n\r\n', 200),
+        (b'GET * HTTP/1.1\r\n\r\n', 404),
+        (b'GET /%zz HTTP/1.1\r\n\r\n', 404),
+        (b'GET /% HTTP/1.1\r\n\r\n', 404),
+        (b'GET /\xff\xfe HTTP/1.1\r\n\r\n', 400),
+        (b'GET /venues/%C3%28/inactivity-periods HTTP/1.1\r\n\r\n', 400),
+        (b'GET /venues/1%2F2/inactivity-periods HTTP/1.1\r\n\r\n', 404),
+        (b'GET /venues/../live HTTP/1.1\r\n\r\n', 404),
+        (b'GET /venues/1/inactivity-periods?timestamp=%zz HTTP/1.1\r\n\r\n', 400),
+        (b'GET /docs/static/../../app.py HTTP/1.1\r\n\r\n', 404),
+        (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\n\r\n', 404),
+    ],
+    ids=range(33),
+)
+def test_odd_request_gets_a_clear_answer(
+    api: ApiProcess, request_bytes: bytes, status: int
+) -> None:
+    found, headers, body = head_and_body(exchange(api, request_bytes))
+    assert found == status, body
+    if status >= 400:
+        assert headers['content-type'] == 'application/problem+json'
+        assert headers['cache-control'] == 'no-store'
+        assert int(headers['content-length']) == len(body)
+        problem = json.loads(body)
+        assert problem['status'] == status
+        assert problem['requestId'] == headers['x-request-id']
+    assert 'x-evil' not in headers
+
+
+@pytest.mark.parametrize('body', [b'', b'x', b'{"personId": 2}'])
+def test_body_of_a_get_is_ignored(api: ApiProcess, body: bytes) -> None:
+    request = LIVE + b'Content-Type: application/json\r\nContent-Length: %d\r\n\r\n' % len(body)
+    assert head_and_body(exchange(api, request + body))[0] == 200
+
+
+def test_form_body_adds_no_parameters(api: ApiProcess) -> None:
+    answer = api.client.request('GET', '/venues/1/available-benefits', data={'personId': '1'})
+    assert answer.status_code == 400
+    assert answer.json()['detail'] == 'personId is required'
+
+
+def test_http_1_0_is_answered_and_closed(api: ApiProcess) -> None:
+    status, headers, body = head_and_body(exchange(api, b'GET /live HTTP/1.0\r\n\r\n'))
+    assert status == 200
+    assert headers['connection'] == 'close'
+    assert json.loads(body) == {'status': 'live'}
+
+
+def test_pipelined_requests_are_answered_in_order(api: ApiProcess) -> None:
+    ids = [f'pipelined-{number}' for number in range(20)]
+    requests = b''.join(LIVE + f'X-Request-ID: {id_}\r\n\r\n'.encode() for id_ in ids)
+    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+        connection.sendall(requests)
+        answers = b''
+        while answers.count(b'{"status": "live"}') < len(ids):
+            chunk = connection.recv(65536)
+            assert chunk
+            answers += chunk
+    found = [
+        line.split(b': ')[1].decode()
+        for line in answers.split(b'\r\n')
+        if line.lower().startswith(b'x-request-id')
+    ]
+    assert found == ids
+
+
+def test_connection_is_closed_after_malformed_http(api: ApiProcess) -> None:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+        connection.sendall(b'nonsense\r\n\r\n')
+        answer = b''
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert answer.startswith(b'HTTP/1.0 400 ') or answer.startswith(b'HTTP/1.1 400 ')

@@ -1,0 +1,132 @@
+"""A request can be followed: X-Request-ID, Server-Timing and the access log."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import ApiProcess, Rows, until
+
+TOP = '/venues/top-benefits'
+AVAILABLE = '/venues/1/available-benefits'
+
+
+def access_line(api: ApiProcess, request_id: str) -> str:
+    """Return the access log line of a request."""
+    for _ in until():
+        lines = [line for line in api.output().splitlines() if f'request_id={request_id} ' in line]
+        if any('event=request' in line for line in lines):
+            [line] = [line for line in lines if 'event=request' in line]
+            return line
+    raise AssertionError(api.output()[-2000:])
+
+
+@pytest.mark.parametrize('sane', ['a', 'checkout-7f3a', 'A.b_c~d:e/f+g=h@i-0', 'x' * 64])
+def test_sane_request_id_is_kept(api: ApiProcess, sane: str) -> None:
+    answer = api.get('/live', headers={'X-Request-ID': sane})
+    assert answer.headers['x-request-id'] == sane
+
+
+@pytest.mark.parametrize(
+    'wrong', ['', 'x' * 65, 'a b', 'a"b', 'a\tb', 'a;b', 'a\\nb', 'é', '<b>', 'a,b', '%0d%0a']
+)
+def test_other_request_id_is_replaced(api: ApiProcess, wrong: str) -> None:
+    answer = api.get('/live', headers={b'X-Request-ID': wrong.encode()})
+    assert re.fullmatch('[0-9a-f]{32}', answer.headers['x-request-id'])
+
+
+def test_every_request_gets_an_id_of_its_own(api: ApiProcess) -> None:
+    ids = {api.get('/live').headers['x-request-id'] for _ in range(50)}
+    assert len(ids) == 50
+
+
+@pytest.mark.parametrize('path', ['/nowhere', '/venues/x/inactivity-periods', AVAILABLE])
+def test_problem_carries_the_request_id(api: ApiProcess, path: str) -> None:
+    answer = api.get(path, headers={'X-Request-ID': 'problem-1'})
+    assert answer.json()['requestId'] == 'problem-1'
+    assert answer.headers['x-request-id'] == 'problem-1'
+
+
+def test_server_timing_tells_where_the_time_went(api: ApiProcess) -> None:
+    timing = api.get(TOP).headers['server-timing']
+    pool, database = re.fullmatch(r'pool;dur=(\d+\.\d+), db;dur=(\d+\.\d+)', timing).groups()
+    assert float(pool) > 0
+    assert float(database) > 1
+    assert 'server-timing' not in api.get('/live').headers
+    assert 'server-timing' not in api.get(AVAILABLE).headers
+
+
+def test_access_log_has_one_line_with_everything_but_who(api: ApiProcess) -> None:
+    answer = api.get(
+        f'{AVAILABLE}?personId=123&timestamp=2024-07-01', headers={'X-Request-ID': 'log-1'}
+    )
+    line = access_line(api, 'log-1')
+    fields = dict(pair.split('=', 1) for pair in line.split(' '))
+    assert fields['method'] == 'GET'
+    assert fields['route'] == '/venues/{venueId}/available-benefits'
+    assert fields['status'] == '200'
+    assert fields['bytes'] == str(len(answer.content))
+    assert float(fields['total_ms']) >= float(fields['database_ms']) > 0
+    assert float(fields['pool_ms']) >= 0
+    assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z', fields['timestamp'])
+    assert 'personId' not in line
+    assert '2024-07-01' not in line
+    assert api.output().count('request_id=log-1 ') == 1
+
+
+@pytest.mark.parametrize(
+    ('method', 'path', 'status', 'route'),
+    [
+        ('GET', '/nowhere', 404, '-'),
+        ('POST', TOP, 405, TOP),
+        ('GET', '/venues/x/inactivity-periods', 400, '/venues/{venueId}/inactivity-periods'),
+        ('HEAD', '/live', 200, '/live'),
+    ],
+)
+def test_every_answer_is_logged(
+    api: ApiProcess, method: str, path: str, status: int, route: str
+) -> None:
+    id_ = f'all-{status}-{method}'
+    api.client.request(method, path, headers={'X-Request-ID': id_})
+    line = access_line(api, id_)
+    assert f'method={method} route={route} status={status} ' in line
+    if method == 'HEAD':
+        assert 'bytes=0 ' in line
+
+
+def test_json_lines(start_api: Callable[..., ApiProcess], sample_url: str) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_LOG_FORMAT='json')
+    api.get(TOP, headers={'X-Request-ID': 'json-1'})
+    for _ in until():
+        found = [json.loads(line) for line in api.output().splitlines() if 'json-1' in line]
+        if found:
+            break
+    assert found[0]['route'] == TOP
+    assert found[0]['status'] == 200
+    assert found[0]['level'] == 'info'
+    for line in api.output().splitlines():
+        json.loads(line)
+
+
+def test_log_level_silences_the_access_log(
+    start_api: Callable[..., ApiProcess], sample_url: str, unused_port: int
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_LOG_LEVEL='warning', API_PORT=str(unused_port))
+    assert api.get(TOP).status_code == 200
+    api.stop()
+    assert 'event=request' not in api.output()
+
+
+def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute('drop table benefit_usage')
+    api = start_api(DATABASE_URL=database_url)
+    answer = api.get(TOP, headers={'X-Request-ID': 'fails-1'})
+    assert answer.status_code == 500
+    assert answer.json()['requestId'] == 'fails-1'
+    access_line(api, 'fails-1')
+    errors = [line for line in api.output().splitlines() if 'level=error' in line]
+    assert len(errors) == 1
+    assert 'request_id=fails-1' in errors[0]

@@ -7,6 +7,7 @@ import swagger_ui
 
 from api.config import Settings
 from api.database import Database
+from api.delivery import Delivery
 from api.errors import TYPE_PREFIX, add_error_handlers
 from api.functions import load_functions
 from api.parameters import check_route
@@ -21,6 +22,11 @@ REPORTS = {
 }
 
 OPENAPI = Path(__file__).with_name('openapi.json')
+# of Swagger UI, as JavaScript: our own document, and no badge from a validator on the internet
+DOCS_PARAMETERS = {
+    'urls': '[{url: "/openapi.json", name: "Membership-benefits API"}]',
+    'validatorUrl': 'null',
+}
 # beyond what every script in a browser may read
 EXPOSED_HEADERS = ['ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID']
 
@@ -45,9 +51,11 @@ def create_app(settings: Settings) -> falcon.App:
     """
     functions = load_functions(REPORTS.values())
     database = Database(settings)
+    # the last one sees an answer first
     app = falcon.App(middleware=[Tracing()])
     if settings.cors_origins:
         app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
+    app.add_middleware(Delivery(settings.gzip_min_bytes))
     add_error_handlers(app)
     for path, name in REPORTS.items():
         check_route(path, functions[name])
@@ -58,7 +66,11 @@ def create_app(settings: Settings) -> falcon.App:
     app.add_route('/openapi.json', Document(OPENAPI.read_bytes()))
     app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
     swagger_ui.falcon_api_doc(
-        app, config_rel_url='/openapi.json', url_prefix='/docs', title='Membership-benefits API'
+        app,
+        config_rel_url='/openapi.json',
+        url_prefix='/docs',
+        title='Membership-benefits API',
+        parameters=DOCS_PARAMETERS,
     )
     database.open()
     return app

@@ -1,7 +1,6 @@
 """The HTTP resources: the reports, their documentation, and what a supervisor asks."""
 
 from datetime import UTC, datetime
-from hashlib import blake2b
 
 import falcon
 
@@ -35,22 +34,23 @@ class Report:
             raise Problem('entity-not-found', detail, parameter=name)
         is_past = (values.get('timestamp') or '9999') < datetime.now(UTC).isoformat()
         resp.cache_control = [self._cache_control_past if is_past else self._cache_control]
-        send_tagged(req, resp, answer.body)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = answer.body
 
     on_head = on_get
 
 
 class Document:
-    """Bytes that do not change while the process runs."""
+    """JSON that does not change while the process runs."""
 
-    def __init__(self, body: bytes, content_type: str = falcon.MEDIA_JSON) -> None:
+    def __init__(self, body: bytes) -> None:
         self._body = body
-        self._content_type = content_type
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the document."""
         resp.cache_control = ['no-cache']
-        send_tagged(req, resp, self._body, self._content_type)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = self._body
 
     on_head = on_get
 
@@ -116,18 +116,3 @@ class Ready:
         resp.media = {'status': 'ready'}
 
     on_head = on_get
-
-
-def send_tagged(
-    req: falcon.Request,
-    resp: falcon.Response,
-    body: bytes,
-    content_type: str = falcon.MEDIA_JSON,
-) -> None:
-    """Send bytes with a strong ETag of theirs, or 304 to a client that has them already."""
-    resp.etag = blake2b(body, digest_size=16).hexdigest()
-    if any(tag in ('*', resp.etag.strip('"')) for tag in req.if_none_match or ()):
-        resp.status = falcon.HTTP_NOT_MODIFIED
-    else:
-        resp.content_type = content_type
-        resp.data = body

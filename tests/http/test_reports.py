@@ -150,12 +150,12 @@ def test_other_methods_are_405_and_say_what_is_allowed(
     assert answer.json()['status'] == 405
 
 
-@pytest.mark.parametrize('path', ['/', '/venues', '/venues/', f'{TOP}/', '/Venues/top-benefits'])
+@pytest.mark.parametrize('path', ['/venues', '/venues/', f'{TOP}/', '/Venues/top-benefits'])
 def test_unknown_path_is_a_404_that_points_on(api: ApiProcess, path: str) -> None:
     answer = api.get(path)
     assert answer.status_code == 404
     assert answer.headers['content-type'] == 'application/problem+json'
-    assert 'README' in answer.json()['detail']
+    assert '/docs' in answer.json()['detail']
 
 
 def test_request_is_one_round_trip_of_one_statement_prepared_once(

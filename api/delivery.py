@@ -1,0 +1,49 @@
+"""How a report's bytes travel: strong ETags, 304 for who has them already, gzip for large ones."""
+
+import gzip
+from hashlib import blake2b
+
+import falcon
+
+GZIP_LEVEL = 1  # on a large answer 2 times as fast as level 6 for a fifth more bytes
+
+
+class Delivery:
+    """Falcon middleware for every successful answer that is plain bytes.
+
+    Args:
+        gzip_min_bytes: The smallest body that is compressed for clients who accept it; 0 for
+            none.
+    """
+
+    def __init__(self, gzip_min_bytes: int) -> None:
+        self._gzip_min_bytes = gzip_min_bytes
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, _resource: object, succeeded: object
+    ) -> None:
+        """Tag the body, and leave it out or compress it if the client wants that."""
+        body = resp.data
+        if body is None or not succeeded:
+            return
+        resp.append_header('Vary', 'Accept-Encoding')
+        is_large = 0 < self._gzip_min_bytes <= len(body)
+        compress = is_large and accepts_gzip(req.get_header('Accept-Encoding', default=''))
+        tag = blake2b(body, digest_size=16).hexdigest() + ('-gzip' if compress else '')
+        resp.etag = tag
+        if any(known in ('*', tag) for known in req.if_none_match or ()):
+            resp.status = falcon.HTTP_NOT_MODIFIED
+            resp.content_type = None
+            resp.data = None
+        elif compress:
+            resp.set_header('Content-Encoding', 'gzip')
+            resp.data = gzip.compress(body, GZIP_LEVEL, mtime=0)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Tell whether an Accept-Encoding header allows gzip (RFC 9110, section 12.5.3)."""
+    weights = {}
+    for item in accept_encoding.lower().split(','):
+        coding, *parameters = (part.strip() for part in item.split(';'))
+        weights[coding] = next((p.removeprefix('q=') for p in parameters), '1')
+    return weights.get('gzip', weights.get('*', '0')).strip('0.') != ''

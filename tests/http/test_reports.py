@@ -237,6 +237,6 @@ def test_unexpected_failure_shows_nothing_of_its_cause(
     for _ in until():
         if 'UndefinedTable' in api.output():
             break
-    assert 'relation "benefit_usage" does not exist' in api.output()
+    assert 'benefit_usage\\" does not exist' in api.output()
     for secret in ('select', 'from benefit_usage', 'Traceback', 'postgres'):
         assert secret not in api.output()

@@ -29,6 +29,9 @@ install: .venv/installed ## Install the locked packages in .venv
 run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
 	@$(RUN) --requests $(BIN)/python -m api
 
+dev: .venv/installed ## As run, and an edited .sql or .py file is live on the next request
+	@$(RUN) --requests $(BIN)/python -m api.dev
+
 test: .venv/installed ## Run the tests (T=tests/functions narrows them)
 	@$(BIN)/python -m pytest $(T)
 
@@ -56,4 +59,4 @@ clean: ## Remove what was installed and cached
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test lint format check psql lock clean
+.PHONY: help install run dev test lint format check psql lock clean

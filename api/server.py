@@ -57,11 +57,15 @@ class Channel(HTTPChannel):
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Open the listening socket.
+    """Open the listening socket, or take the one that we were started with.
+
+    A supervisor can pass a socket as systemd's socket activation does (see sd_listen_fds).
 
     Raises:
         ConfigError: The address cannot be had.
     """
+    if os.environ.get('LISTEN_PID') == str(os.getpid()):
+        return socket.socket(fileno=3)
     try:
         family = socket.AF_INET6 if ':' in settings.host else socket.AF_INET
         return socket.create_server(

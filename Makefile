@@ -33,7 +33,7 @@ dev: .venv/installed ## As run, and an edited .sql or .py file is live on the ne
 	@$(RUN) --requests $(BIN)/python -m api.dev
 
 test: .venv/installed ## Run the tests (T=tests/functions narrows them)
-	@$(BIN)/python -m pytest $(T)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(T)
 
 lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
 	@$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from pathlib import Path
 import falcon
 import swagger_ui
 
-from api.config import Settings
+from api.config import Settings, load_settings
 from api.database import Database
 from api.delivery import Delivery
 from api.errors import TYPE_PREFIX, add_error_handlers
@@ -54,11 +54,11 @@ def load_reports() -> dict[str, Function]:
     return {path: functions[name] for path, name in REPORTS.items()}
 
 
-def create_app(settings: Settings, database: Database | None = None) -> falcon.App:
+def create_app(settings: Settings | None = None, database: Database | None = None) -> falcon.App:
     """Build the WSGI application.
 
     Args:
-        settings: The service's settings.
+        settings: The service's settings; by default those of the environment.
         database: Where the reports come from; by default the one that the settings name,
             opened.
 
@@ -66,6 +66,7 @@ def create_app(settings: Settings, database: Database | None = None) -> falcon.A
         FunctionFileError: A report's file is missing or does not fit its path.
         ConfigError: The settings name no database.
     """
+    settings = settings or load_settings()
     if database is None:
         database = Database(settings)
         database.open()

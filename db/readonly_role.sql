@@ -25,7 +25,8 @@ alter role membership_benefits_api set timezone = 'UTC';
 -- the service leaves no transaction open; idle_session_timeout is not set, since idle sessions are its pool
 alter role membership_benefits_api set idle_in_transaction_session_timeout = '10s';
 
--- no report reads a person's name
+-- no report reads a person's name; usage of the schema is everybody's already where an admin cannot grant it,
+-- which is then a warning
 grant usage on schema public to membership_benefits_api;
 grant select on venue, benefit, benefit_usage to membership_benefits_api;
 grant select (id) on person to membership_benefits_api;

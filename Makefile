@@ -1,8 +1,12 @@
 # The commands of this project: `make` lists them. Variables narrow some of them:
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
+#   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
+#   GENERIC=1   explain the generic plan        SECONDS=5 CLIENTS=1   how long and how many pgbench runs
 
 PYTHON ?= python3
 T ?= tests
+SECONDS ?= 5
+CLIENTS ?= 1
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m db.embedded
@@ -50,6 +54,12 @@ check: lint test ## All that CI checks
 psql: .venv/installed ## Open psql (no database configured: on a throwaway one with sample data)
 	@$(RUN) sh -c 'exec psql "$$DATABASE_URL"'
 
+explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1)
+	@sh db/measure.sh explain $(RUN)
+
+pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=5 CLIENTS=1)
+	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh db/measure.sh pgbench $(RUN)
+
 lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
@@ -59,4 +69,4 @@ clean: ## Remove what was installed and cached
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test lint format check psql lock clean
+.PHONY: help install run dev test lint format check psql explain pgbench lock clean

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import pytest
 
 from api.functions import FOLDER, load_function
 from db.embedded import EmbeddedServer
@@ -52,6 +54,23 @@ def cloned(server: EmbeddedServer, template: str = 'test') -> Iterator[str]:
             yield server.url(database=name)
         finally:
             admin.execute(f'drop database {name} with (force)')
+
+
+def program(server: EmbeddedServer, name: str) -> str:
+    """Return a client program of the server's, or else the system's."""
+    path = server.binaries / name
+    if found := str(path) if path.exists() else shutil.which(name):
+        return found
+    pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
+
+
+def run(*command: str) -> str:
+    """Run a command that succeeds; returns what it prints."""
+    finished = subprocess.run(
+        command, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 class Rows:

@@ -2,17 +2,14 @@
 
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from api.app import REPORTS
 from api.functions import FOLDER, FunctionFileError, load_function
 from db.embedded import EmbeddedServer
-from tests.support import ROOT, ApiProcess, Rows, clean_environment
+from tests.support import ROOT, ApiProcess, program, run
 
 FILES = sorted(FOLDER.glob('*.sql'))
 MOMENT = '2024-07-01T12:00:00+00:00'
@@ -21,22 +18,6 @@ PATHS = {
     'available_benefits': '/venues/1/available-benefits?personId=1&',
     'inactivity_periods': '/venues/1/inactivity-periods?',
 }
-
-
-def program(server: EmbeddedServer, name: str) -> str:
-    """Return a client program of the server's, or else the system's."""
-    path = server.binaries / name
-    if found := str(path) if path.exists() else shutil.which(name):
-        return found
-    pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
-
-
-def run(*command: str) -> str:
-    finished = subprocess.run(
-        command, env=clean_environment(), capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
 
 
 def test_every_file_has_a_route_and_every_route_a_file() -> None:
@@ -124,33 +105,6 @@ def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
 def test_file_names_its_route(path: Path) -> None:
     [route] = [route for route, name in REPORTS.items() if name == path.stem]
     assert re.search(rf'^-- Serves +GET {re.escape(route)}$', path.read_text(), re.MULTILINE)
-
-
-@pytest.fixture
-def reader_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
-    """Return the URL of the test's database for a role that may only read the four tables."""
-    rows.connection.execute('create role reader login')
-    rows.connection.execute('grant select on venue, person, benefit, benefit_usage to reader')
-    yield database_url.replace('postgres@', 'reader@')
-    rows.connection.execute('drop owned by reader')
-    rows.connection.execute('drop role reader')
-
-
-def test_role_that_may_only_read_gets_all_reports(
-    reader_url: str, rows: Rows, tmp_path: Path
-) -> None:
-    rows.benefit(1)
-    api = ApiProcess(tmp_path, {'DATABASE_URL': reader_url})
-    try:
-        for path in PATHS.values():
-            assert api.get(path).status_code == 200
-    finally:
-        api.stop()
-    with (
-        psycopg.connect(reader_url) as connection,
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-    ):
-        connection.execute('delete from benefit_usage')
 
 
 FOURTH = """\

@@ -1,0 +1,146 @@
+"""The plans of the function files on some hundred thousand uses: which indexes, and how many pages.
+
+Pages are counted, not seconds, so the numbers are the same in every run.
+"""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from api.functions import FOLDER, load_function
+from db.embedded import EmbeddedServer
+from tests.support import cloned
+
+# In the window, venue 1 has 1,000 uses of each of its benefits and venue 2 has 100,000, with the
+# same three silences of 35 days. The other venues make tables in which a venue is a small part
+QUIET, BUSY = 1, 2
+DATA = """
+set session_replication_role = replica;
+
+insert into venue select number, 'Venue' from generate_series(1, 200) as number;
+
+insert into person select number, 'Person' from generate_series(1, 2000) as number;
+
+insert into benefit (id, "venueId", title, recurrence)
+select venue.id * 3 + kinds.place, venue.id, 'Benefit', kinds.recurrence
+from venue
+cross join (values (0, 'day'), (1, 'week'), (2, 'month')) as kinds (place, recurrence);
+
+insert into benefit_usage ("personId", "benefitId", "usageTimestamp")
+select
+    1 + number % 2000,
+    benefit.id,
+    timestamp '2024-01-03 12:00' + interval '60 days' * (number % 3)
+    + interval '25 days' * number / counts.uses
+from benefit
+cross join lateral (
+    select case benefit."venueId" when 1 then 1000 when 2 then 100000 else 30 end as uses
+) as counts
+cross join lateral generate_series(1, counts.uses) as number;
+
+vacuum (analyze) venue, person, benefit, benefit_usage
+"""
+PERSON = 1
+MOMENT = '2024-07-01 12:00+00'
+NAMES = ['available_benefits', 'inactivity_periods', 'top_benefits']
+
+
+@pytest.fixture(scope='module')
+def connection(server: EmbeddedServer) -> Iterator[psycopg.Connection]:
+    """Return a connection to a database with the uses, vacuumed and analyzed."""
+    with cloned(server) as url, psycopg.connect(url, autocommit=True) as connection:
+        for statement in DATA.split(';\n'):
+            connection.execute(statement)
+        yield connection
+
+
+@pytest.fixture(params=['custom', 'generic'])
+def plans(request: pytest.FixtureRequest, connection: psycopg.Connection) -> 'Plans':
+    """Return the plans that the server makes for known values, and those for any."""
+    connection.execute(f'set plan_cache_mode = force_{request.param}_plan')
+    return Plans(connection)
+
+
+class Plans:
+    """Runs function files as prepared statements and tells their plans."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def of(self, name: str, *, venue: int = BUSY, timestamp: str | None = MOMENT) -> 'Plan':
+        """Run a function and return its plan."""
+        function = load_function(FOLDER / f'{name}.sql')
+        places = {bind.name: f'${place}' for place, bind in enumerate(function.binds, 1)}
+        types = ', '.join(bind.type for bind in function.binds)
+        known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
+        values = [known[bind.name] for bind in function.binds]
+        self._connection.execute(f'prepare {name} ({types}) as {function.sql % places}')
+        marks = ', '.join(['%s'] * len(values))
+        [[explained]] = (
+            psycopg.ClientCursor(self._connection)
+            .execute(f'explain (analyze, buffers, format json) execute {name} ({marks})', values)
+            .fetchone()
+        )
+        self._connection.execute(f'deallocate {name}')
+        return Plan(explained['Plan'])
+
+
+class Plan:
+    """What EXPLAIN tells of a statement that ran."""
+
+    def __init__(self, top: dict) -> None:
+        self._top = top
+
+    @property
+    def pages(self) -> int:
+        """How many pages it read, from the cache or from the disk."""
+        return self._top['Shared Hit Blocks'] + self._top['Shared Read Blocks']
+
+    def nodes(self, relation: str) -> list[dict]:
+        """Return the nodes that read a table, directly or by an index."""
+        return [node for node in self._walk(self._top) if node.get('Relation Name') == relation]
+
+    def _walk(self, node: dict) -> Iterator[dict]:
+        yield node
+        for child in node.get('Plans', []):
+            yield from self._walk(child)
+
+
+@pytest.mark.parametrize('timestamp', [MOMENT, None], ids=['moment', 'now'])
+@pytest.mark.parametrize('name', NAMES)
+def test_uses_are_read_from_the_index_alone(plans: Plans, name: str, timestamp: str | None) -> None:
+    index = {
+        'available_benefits': 'benefit_usage_person_id_benefit_id_usage_timestamp_idx',
+    }.get(name, 'benefit_usage_benefit_id_usage_timestamp_idx')
+    nodes = plans.of(name, timestamp=timestamp).nodes('benefit_usage')
+    assert nodes
+    for node in nodes:
+        assert node['Node Type'] == 'Index Only Scan'
+        assert node['Index Name'] == index
+        assert node['Heap Fetches'] == 0
+        # the whole condition bounds the range of the index: nothing is read and thrown away
+        assert 'Filter' not in node
+
+
+@pytest.mark.parametrize('name', ['available_benefits', 'inactivity_periods'])
+def test_only_the_benefits_of_the_venue_are_read(plans: Plans, name: str) -> None:
+    for node in plans.of(name).nodes('benefit'):
+        assert node['Node Type'] in ('Bitmap Heap Scan', 'Index Scan')
+        assert node['Actual Rows'] == 3
+
+
+def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
+    connection: psycopg.Connection, plans: Plans
+) -> None:
+    counts = connection.execute(
+        'select count(*) from benefit_usage join benefit on benefit.id = "benefitId"'
+        ' where "venueId" in (1, 2) and "usageTimestamp" between %s and %s group by benefit.id',
+        ['2024-01-03 12:00', '2024-07-01 12:00'],
+    ).fetchall()
+    assert sorted(count for (count,) in counts) == [1000] * 3 + [100000] * 3
+    quiet = plans.of('inactivity_periods', venue=QUIET)
+    busy = plans.of('inactivity_periods', venue=BUSY)
+    hops = [sum(n['Actual Loops'] for n in p.nodes('benefit_usage')) for p in (quiet, busy)]
+    assert hops[1] == pytest.approx(hops[0], rel=0.2)
+    assert busy.pages < 1.5 * quiet.pages

@@ -1,0 +1,55 @@
+"""A session of the service prepares each function file once, whatever the values."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from api.config import Settings
+from api.database import Database, run
+from api.functions import FOLDER, Function, load_function
+from tests.support import Rows
+
+FUNCTIONS = [load_function(path) for path in sorted(FOLDER.glob('*.sql'))]
+IDS = [1, 2**15, 2**31, 2**63 - 1]
+TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0001-01-01T00:00:00.000001+00:00']
+
+
+@pytest.fixture
+def session(rows: Rows, database_url: str) -> Iterator[psycopg.Connection]:
+    """Return a session that is set up as those of the service's pool."""
+    rows.benefit(1)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        Database(Settings(database_url=database_url))._configure(connection)
+        yield connection
+
+
+def run_with_all_values(session: psycopg.Connection, function: Function) -> None:
+    for id_ in IDS:
+        for timestamp in TIMESTAMPS:
+            values = {bind.name: id_ for bind in function.binds} | {'timestamp': timestamp}
+            body, _ = run(session, function.sql, values)
+            assert body.startswith(b'[')
+
+
+@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)
+def test_ids_and_timestamps_of_any_size_share_one_statement(
+    session: psycopg.Connection, function: Function
+) -> None:
+    run_with_all_values(session, function)
+    [[types]] = session.execute(
+        'select parameter_types::text[] from pg_prepared_statements', prepare=False
+    ).fetchall()
+    written = {'bigint': 'bigint', 'timestamptz': 'timestamp with time zone'}
+    assert types == [written[bind.type] for bind in function.binds]
+
+
+def test_session_has_one_statement_a_file_which_names_it(session: psycopg.Connection) -> None:
+    for function in FUNCTIONS * 2:
+        run_with_all_values(session, function)
+    statements = session.execute(
+        'select statement from pg_prepared_statements order by statement', prepare=False
+    ).fetchall()
+    assert len(statements) == len(FUNCTIONS)
+    for function, (statement,) in zip(FUNCTIONS, statements, strict=True):
+        assert statement.startswith(f'/* {function.name}.sql */')

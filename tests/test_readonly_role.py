@@ -1,0 +1,120 @@
+"""The role of db/readonly_role.sql gets every report and is refused every write."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from db.embedded import EmbeddedServer
+from tests.support import ROOT, ApiProcess, Rows, program, run
+
+FILE = ROOT / 'db' / 'readonly_role.sql'
+ROLE = 'membership_benefits_api'
+WRITES = [
+    'insert into benefit_usage values (2, 1, 1, now())',
+    "update benefit set title = ''",
+    'delete from benefit_usage',
+    'truncate benefit_usage',
+    'drop table benefit_usage',
+    'create index on benefit_usage (id)',
+]
+CREATIONS = ['create table made (id integer)', 'create temporary table made (id integer)']
+
+
+@pytest.fixture
+def role_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
+    """Return the URL of the test's database for the role, made by the file, which runs twice."""
+    rows.benefit(1)
+    rows.uses(1, '2024-07-01')
+    command = [program(server, 'psql'), database_url, '-X', '-v', 'ON_ERROR_STOP=1']
+    run(*command, '-f', str(FILE))
+    run(*command, '-f', str(FILE))
+    yield database_url.replace('postgres@', f'{ROLE}@')
+    rows.connection.execute(f'drop owned by {ROLE}')
+    rows.connection.execute(f'drop role {ROLE}')
+
+
+@pytest.fixture
+def session(role_url: str) -> Iterator[psycopg.Connection]:
+    """Return a session of the role."""
+    with psycopg.connect(role_url, autocommit=True) as connection:
+        yield connection
+
+
+def test_role_gets_all_reports(role_url: str, tmp_path: Path) -> None:
+    api = ApiProcess(tmp_path, {'DATABASE_URL': role_url})
+    try:
+        [venue] = api.get('/venues/top-benefits?timestamp=2024-07-02').json()
+        assert venue['topBenefits180Days'] == [{'benefitId': 1, 'usageCount': 1}]
+        available = '/venues/1/available-benefits?personId=1&timestamp='
+        assert api.get(f'{available}2024-07-01T23:00').json() == []
+        [benefit] = api.get(f'{available}2024-07-02').json()
+        assert benefit['id'] == 1
+        [inactive] = api.get('/venues/1/inactivity-periods?timestamp=2024-07-02').json()
+        assert len(inactive['inactivityPeriods']) == 1
+        assert api.get('/ready').status_code == 200
+    finally:
+        api.stop()
+
+
+@pytest.mark.parametrize('write', WRITES + CREATIONS)
+def test_role_cannot_write(session: psycopg.Connection, write: str) -> None:
+    with pytest.raises((errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege)):
+        session.execute(write)
+
+
+@pytest.mark.parametrize('write', WRITES)
+def test_role_cannot_write_when_it_gives_up_the_read_only_default(
+    session: psycopg.Connection, write: str
+) -> None:
+    session.execute('set default_transaction_read_only = off')
+    with pytest.raises(errors.InsufficientPrivilege):
+        session.execute(write)
+
+
+@pytest.mark.parametrize('creation', CREATIONS)
+def test_optional_revokes_take_away_what_everybody_may(
+    rows: Rows, session: psycopg.Connection, creation: str
+) -> None:
+    revokes = re.findall(r'^-- (.*revoke .*;)$', FILE.read_text(), re.MULTILINE)
+    assert len(revokes) == 2
+    for revoke in revokes:
+        rows.connection.execute(revoke)
+    session.execute('set default_transaction_read_only = off')
+    with pytest.raises(errors.InsufficientPrivilege):
+        session.execute(creation)
+
+
+def test_role_reads_no_names_of_people(session: psycopg.Connection) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        session.execute('select name from person')
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value'),
+    [
+        ('default_transaction_read_only', 'on'),
+        ('statement_timeout', '5s'),
+        ('idle_in_transaction_session_timeout', '10s'),
+        ('TimeZone', 'UTC'),
+    ],
+)
+def test_sessions_start_with_the_settings_of_the_role(
+    session: psycopg.Connection, setting: str, value: str
+) -> None:
+    found = session.execute(
+        "select current_setting(%s), source = 'user' from pg_settings where name = %s",
+        [setting, setting],
+    ).fetchone()
+    assert found == (value, True)
+
+
+def test_role_has_no_rights_beyond_logging_in(session: psycopg.Connection) -> None:
+    rights = session.execute(
+        'select rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls,'
+        ' rolconnlimit from pg_roles where rolname = current_user'
+    ).fetchone()
+    assert rights == (True, False, False, False, False, False, 20)

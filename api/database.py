@@ -109,16 +109,14 @@ class Database:
     def _fetch_once(
         self, function: Function, values: dict[str, int | str | None], timings: Timings
     ) -> Answer:
-        asked = given = perf_counter()
-        try:
-            with self._pool.connection() as connection:
-                given = perf_counter()
+        asked = perf_counter()
+        with self._pool.connection() as connection:
+            given = perf_counter()
+            timings.pool_s += given - asked
+            try:
                 return Answer(*run(connection, function.sql, values))
-        finally:
-            answered = perf_counter()
-            # without a connection all of the time went into waiting for one
-            timings.pool_s += (given if given > asked else answered) - asked
-            timings.database_s += answered - given if given > asked else 0.0
+            finally:
+                timings.database_s += perf_counter() - given
 
     def check(self, functions: Iterable[Function]) -> str | None:
         """Prepare functions on a connection of its own.
@@ -134,6 +132,8 @@ class Database:
             self._configure(connection)
             for function in functions:
                 prepared = connection.pgconn.prepare(b'', function.numbered_sql.encode())
+                if connection.broken:
+                    raise ConnectionLost
                 if prepared.status == ExecStatus.FATAL_ERROR:
                     raise FunctionFileError(refusal(prepared, function, connection.info))
             return connection.execute(MISSING_INDEXES.read_bytes()).fetchone()[0]

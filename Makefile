@@ -1,8 +1,12 @@
 # The commands of this project: `make` lists them. Variables narrow some of them:
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
+# and for make bench: how many uses and venues are loaded, how long one HTTP measurement takes, where JSON goes
+#   USAGES=20000000   VENUES=10000   SECONDS=3   OUT=file
 
 PYTHON ?= python3
 T ?= tests
+USAGES ?= 2000000
+SECONDS ?= 3
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m db.embedded
@@ -42,6 +46,16 @@ format: .venv/installed ## Mend what ruff and sqlfluff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix --disable-progress-bar db
 
+bench: .venv/installed .venv-bench/installed ## Measure speed and memory (USAGES=20000000 for many uses)
+	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) \
+	    $(if $(VENUES),--venues $(VENUES)) $(if $(OUT),--out $(OUT))
+
+.venv-bench/installed: requirements/bench.txt
+	@echo 'Installing what the service is compared with in .venv-bench ...'
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
 check: lint test ## All that CI checks
 
 psql: .venv/installed ## Open psql (no database configured: on a throwaway one with sample data)
@@ -51,9 +65,10 @@ lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## Remove what was installed and cached
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test lint format check psql lock clean
+.PHONY: help install run test lint format check bench psql lock clean

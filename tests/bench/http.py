@@ -208,7 +208,7 @@ def measure(
                     say(f'{report}, connections {connections}: skipped, it would take too long')
                     continue
                 say(
-                    f'{report}, {connections} connections, {ROUNDS} rounds of {duration} s each ...'
+                    f'{report}, connections: {connections}, {ROUNDS} rounds of {duration} s each ...'
                 )
                 runs = measurements(servers, scripts, report, connections, duration)
                 if program:

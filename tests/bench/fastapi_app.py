@@ -1,4 +1,4 @@
-"""What a user would pick instead, serving the same files: FastAPI and asyncpg as they come."""
+"""What a user would pick instead, serving the same files: FastAPI and asyncpg, plainly used."""
 
 import os
 import re

@@ -208,7 +208,8 @@ def measure(
                     say(f'{report}, connections {connections}: skipped, it would take too long')
                     continue
                 say(
-                    f'{report}, connections: {connections}, {ROUNDS} rounds of {duration} s each ...'
+                    f'{report}, connections: {connections},'
+                    f' {ROUNDS} rounds of {duration} s for each server ...'
                 )
                 runs = measurements(servers, scripts, report, connections, duration)
                 if program:

@@ -1,11 +1,14 @@
 # The commands of this project: `make` lists them. Variables narrow some of them:
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
 #   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
-#   GENERIC=1   explain the generic plan        SECONDS=5 CLIENTS=1   how long and how many pgbench runs
+#   GENERIC=1   explain the generic plan        SECONDS=3 CLIENTS=1   how long and how many pgbench runs
+# For make bench: how many uses and venues are loaded, how long one HTTP measurement takes, where JSON goes
+#   USAGES=20000000   VENUES=10000   SECONDS=3   OUT=file
 
 PYTHON ?= python3
 T ?= tests
-SECONDS ?= 5
+USAGES ?= 2000000
+SECONDS ?= 3
 CLIENTS ?= 1
 
 BIN := .venv/bin
@@ -49,6 +52,16 @@ format: .venv/installed ## Mend what ruff and sqlfluff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix --disable-progress-bar db
 
+bench: .venv/installed .venv-bench/installed ## Measure speed and memory (USAGES=20000000 for many uses)
+	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) \
+	    $(if $(VENUES),--venues $(VENUES)) $(if $(OUT),--out $(OUT))
+
+.venv-bench/installed: requirements/bench.txt
+	@echo 'Installing what the service is compared with in .venv-bench ...'
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
 check: lint test ## All that CI checks
 
 psql: .venv/installed ## Open psql (no database configured: on a throwaway one with sample data)
@@ -57,16 +70,17 @@ psql: .venv/installed ## Open psql (no database configured: on a throwaway one w
 explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1)
 	@sh db/measure.sh explain $(RUN)
 
-pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=5 CLIENTS=1)
+pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=3 CLIENTS=1)
 	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh db/measure.sh pgbench $(RUN)
 
 lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## Remove what was installed and cached
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test lint format check psql explain pgbench lock clean
+.PHONY: help install run dev test lint format check psql explain pgbench bench lock clean

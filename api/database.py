@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import psycopg
 from psycopg import ConnectionInfo
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
-from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool
 
@@ -27,10 +28,18 @@ logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
 
 
 class Answer(NamedTuple):
-    """What a function returned: the body as libpq received it, and the bind that names nothing."""
+    """What a function returned: the body where libpq put it, and the bind that names nothing."""
 
-    body: bytes
+    body: memoryview
     missing: str | None
+
+
+class ViewLoader(Loader):
+    """Loads JSON as the bytes that came: not parsed, not even copied out of libpq's result."""
+
+    def load(self, data: Buffer) -> Buffer:
+        """Return the view of the value, which keeps the result alive."""
+        return data
 
 
 class Database:
@@ -79,7 +88,7 @@ class Database:
             " set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
             [str(self._statement_timeout_ms)],
         )
-        set_json_loads(bytes, connection)  # the bytes as they came, never parsed
+        connection.adapters.register_loader('json', ViewLoader)
         # int2, int4 or int8 by value would make a statement and a plan of each
         connection.adapters.register_dumper(int, Int8Dumper)
 
@@ -150,7 +159,7 @@ class Database:
 
 def run(
     connection: psycopg.Connection, sql: str, values: dict[str, int | str | None]
-) -> tuple[bytes, str | None]:
+) -> tuple[memoryview, str | None]:
     """Run a statement that returns one row.
 
     Raises:

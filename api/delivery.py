@@ -5,11 +5,12 @@ from hashlib import blake2b
 
 import falcon
 
+CHUNK_BYTES = 256 * 1024
 GZIP_LEVEL = 1  # on a large answer 2 times as fast as level 6 for a fifth more bytes
 
 
 class Delivery:
-    """Falcon middleware for every successful answer that is plain bytes.
+    """Falcon middleware for every successful answer that is bytes, or a view of them.
 
     Args:
         gzip_min_bytes: The smallest body that is compressed for clients who accept it; 0 for
@@ -38,6 +39,13 @@ class Delivery:
         elif compress:
             resp.set_header('Content-Encoding', 'gzip')
             resp.data = gzip.compress(body, GZIP_LEVEL, mtime=0)
+        elif len(body) <= CHUNK_BYTES:
+            resp.data = bytes(body)
+        else:  # a whole copy of a large answer would be one more in memory
+            resp.data = None
+            starts = range(0, len(body), CHUNK_BYTES)
+            resp.stream = (bytes(body[start : start + CHUNK_BYTES]) for start in starts)
+            resp.content_length = len(body)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

@@ -87,12 +87,12 @@ class Tracing:
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
         if log.isEnabledFor(logging.INFO):
-            body = b'' if req.method == 'HEAD' else resp.render_body()
+            length = resp.content_length or len(resp.render_body() or b'')
             fields = {
                 'method': req.method,
                 'route': req.uri_template or '-',
                 'status': resp.status_code,
-                'bytes': len(body or b''),
+                'bytes': 0 if req.method == 'HEAD' else int(length),
                 'total_ms': round((perf_counter() - req.context.started) * 1000, 3),
                 'pool_ms': round(pool_ms, 3),
                 'database_ms': round(database_ms, 3),

@@ -29,7 +29,7 @@ def run_with_all_values(session: psycopg.Connection, function: Function) -> None
         for timestamp in TIMESTAMPS:
             values = {bind.name: id_ for bind in function.binds} | {'timestamp': timestamp}
             body, _ = run(session, function.sql, values)
-            assert body.startswith(b'[')
+            assert bytes(body).startswith(b'[')
 
 
 @pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)

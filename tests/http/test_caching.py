@@ -202,3 +202,21 @@ def test_compression_can_be_turned_off(
     api = start_api(DATABASE_URL=sample_url, API_GZIP_MIN_BYTES='0')
     answer = api.get('/openapi.json', headers={'Accept-Encoding': 'gzip'})
     assert 'content-encoding' not in answer.headers
+
+
+def test_answer_of_many_chunks_arrives_whole(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute(
+        "insert into venue select n, 'Venue' from generate_series(2, 30000) as numbers (n)"
+    )
+    api = start_api(DATABASE_URL=database_url)
+    plain = api.get(TOP, headers={'Accept-Encoding': 'identity'})
+    assert len(plain.content) > 1_000_000
+    assert int(plain.headers['content-length']) == len(plain.content)
+    assert [venue['venueId'] for venue in plain.json()] == list(range(1, 30001))
+    head = api.client.head(TOP, headers={'Accept-Encoding': 'identity'})
+    assert (head.headers['content-length'], head.content) == (str(len(plain.content)), b'')
+    zipped = api.get(TOP, headers={'Accept-Encoding': 'gzip'})
+    assert zipped.headers['content-encoding'] == 'gzip'
+    assert zipped.content == plain.content

@@ -33,8 +33,11 @@ install: .venv/installed ## Install the locked packages in .venv
 run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
 	@$(RUN) --requests $(BIN)/python -m api
 
+dev: .venv/installed ## As run, and an edited .sql or .py file is live on the next request
+	@$(RUN) --requests $(BIN)/python -m api.dev
+
 test: .venv/installed ## Run the tests (T=tests/functions narrows them)
-	@$(BIN)/python -m pytest $(T)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(T)
 
 lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
 	@$(BIN)/ruff check .
@@ -66,4 +69,4 @@ clean: ## Remove what was installed and cached
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test lint format check psql explain pgbench lock clean
+.PHONY: help install run dev test lint format check psql explain pgbench lock clean

@@ -1,18 +1,33 @@
 """`python -m api` serves the reports as configured."""
 
+import argparse
 import sys
 
+import psycopg
+
+from api.app import load_reports
 from api.config import ConfigError, load_settings
+from api.database import Database
 from api.functions import FunctionFileError
 from api.server import serve
 
 
 def main() -> int:
-    """Serve until a signal ends it; a wrong setting or SQL file ends it at once with one line."""
+    """Serve until a signal; what is wrong with settings or SQL files ends it with one line."""
+    parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
+    parser.add_argument(
+        '--check', action='store_true', help='prepare every SQL file on the database, and exit'
+    )
     try:
-        serve(load_settings())
+        if parser.parse_args().check:
+            Database(load_settings()).check(load_reports().values())
+        else:
+            serve(load_settings())
     except (ConfigError, FunctionFileError) as ex:
         print(f'error: {ex}', file=sys.stderr)
+        return 1
+    except psycopg.OperationalError:
+        print('error: the database cannot be reached', file=sys.stderr)
         return 1
     return 0
 

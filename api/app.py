@@ -5,11 +5,11 @@ from pathlib import Path
 import falcon
 import swagger_ui
 
-from api.config import Settings
+from api.config import Settings, load_settings
 from api.database import Database
 from api.delivery import Delivery
 from api.errors import TYPE_PREFIX, add_error_handlers
-from api.functions import load_functions
+from api.functions import Function, load_functions
 from api.parameters import check_route
 from api.resources import Document, Entrance, Live, ProblemKind, Ready, Report
 from api.tracing import Tracing
@@ -42,24 +42,42 @@ class ExactCors(falcon.CORSMiddleware):
         resp.append_header('Vary', 'Origin')
 
 
-def create_app(settings: Settings) -> falcon.App:
-    """Build the application and start connecting to the database.
+def load_reports() -> dict[str, Function]:
+    """Load the file of every report, by path.
+
+    Raises:
+        FunctionFileError: A file is missing or does not fit its path.
+    """
+    functions = load_functions(REPORTS.values())
+    for path, name in REPORTS.items():
+        check_route(path, functions[name])
+    return {path: functions[name] for path, name in REPORTS.items()}
+
+
+def create_app(settings: Settings | None = None, database: Database | None = None) -> falcon.App:
+    """Build the WSGI application.
+
+    Args:
+        settings: The service's settings; by default those of the environment.
+        database: Where the reports come from; by default the one that the settings name,
+            opened.
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
         ConfigError: The settings name no database.
     """
-    functions = load_functions(REPORTS.values())
-    database = Database(settings)
+    settings = settings or load_settings()
+    if database is None:
+        database = Database(settings)
+        database.open()
     # the last one sees an answer first
     app = falcon.App(middleware=[Tracing()])
     if settings.cors_origins:
         app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
     app.add_middleware(Delivery(settings.gzip_min_bytes))
     add_error_handlers(app)
-    for path, name in REPORTS.items():
-        check_route(path, functions[name])
-        app.add_route(path, Report(database, functions[name], settings))
+    for path, function in load_reports().items():
+        app.add_route(path, Report(database, function, settings))
     app.add_route('/live', Live())
     app.add_route('/ready', Ready(database))
     app.add_route('/', Entrance(list(REPORTS)))
@@ -72,5 +90,4 @@ def create_app(settings: Settings) -> falcon.App:
         title='Membership-benefits API',
         parameters=DOCS_PARAMETERS,
     )
-    database.open()
     return app

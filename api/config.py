@@ -40,7 +40,10 @@ class Settings:
 
     host: str = setting('server', '127.0.0.1')
     port: int = setting('server', 8000, between=(0, 65535))
+    workers: int = setting('server', 0, between=(0, 1000))
     threads: int = setting('server', 4, between=(1, 1000))
+    shutdown_timeout_s: float = setting('server', 10.0, between=(0, 3600))
+    reuse_port: bool = setting('server', False)
 
     cache_seconds: int = setting('http', 10, between=(0, 31536000))
     cache_past_seconds: int = setting('http', 300, between=(0, 31536000))

@@ -1,20 +1,26 @@
 """The connections to PostgreSQL, and one round trip for each report."""
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 import psycopg
+from psycopg import ConnectionInfo
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import DiagnosticField, ExecStatus
+from psycopg.pq.abc import PGresult
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool
 
 from api.config import ConfigError, Settings
-from api.functions import Function
+from api.functions import Function, FunctionFileError
 from api.tracing import Timings
 
 APPLICATION_NAME = 'membership-benefits-api'
+MISSING_INDEXES = Path(__file__).parent.parent / 'db' / 'missing_indexes.sql'
 
 # its lines name hosts and users; what matters of them is logged here and by api.errors
 logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
@@ -32,20 +38,26 @@ class Database:
 
     Args:
         settings: Where the database is and how long to wait for it.
+        worker: The number of the worker that it belongs to, for the sessions' name.
+
+    Raises:
+        ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, worker: int = 0) -> None:
         self._statement_timeout_ms = round(settings.statement_timeout_s * 1000)
-        size = max(settings.pool_size, settings.threads)
+        self._connection_parameters = {
+            'fallback_application_name': f'{APPLICATION_NAME}/{worker}',
+            'connect_timeout': settings.connect_timeout_s,
+            **parse_url(settings.database_url),
+            'autocommit': True,
+        }
         self._pool = ConnectionPool(
-            kwargs={
-                'fallback_application_name': APPLICATION_NAME,
-                'connect_timeout': settings.connect_timeout_s,
-                **parse_url(settings.database_url),
-                'autocommit': True,
-            },
-            min_size=size,
-            max_size=size,
+            kwargs=self._connection_parameters,
+            # the pool hands out the connection that waited longest, so more than are needed
+            # would only keep more backends busy
+            min_size=1,
+            max_size=max(settings.pool_size, settings.threads),
             timeout=settings.pool_timeout_s,
             # no attempts in the background for long: whoever asks next makes the pool try
             reconnect_timeout=settings.pool_timeout_s,
@@ -108,6 +120,24 @@ class Database:
             timings.pool_s += (given if given > asked else answered) - asked
             timings.database_s += answered - given if given > asked else 0.0
 
+    def check(self, functions: Iterable[Function]) -> str | None:
+        """Prepare functions on a connection of its own.
+
+        Returns:
+            The recommended indexes that are missing, if any are.
+
+        Raises:
+            FunctionFileError: The database lacks something that a function needs.
+            psycopg.OperationalError: The database cannot be reached.
+        """
+        with psycopg.connect(**self._connection_parameters) as connection:
+            self._configure(connection)
+            for function in functions:
+                prepared = connection.pgconn.prepare(b'', function.numbered_sql.encode())
+                if prepared.status == ExecStatus.FATAL_ERROR:
+                    raise FunctionFileError(refusal(prepared, function, connection.info))
+            return connection.execute(MISSING_INDEXES.read_bytes()).fetchone()[0]
+
     def answers(self, timeout_s: float) -> bool:
         """Tell whether the database answers a query within some seconds."""
         try:
@@ -133,6 +163,15 @@ def run(
         if connection.broken:
             raise ConnectionLost from ex
         raise
+
+
+def refusal(prepared: PGresult, function: Function, info: ConnectionInfo) -> str:
+    """Say in one line what PostgreSQL has against a function, where, and which PostgreSQL."""
+    message = prepared.error_field(DiagnosticField.MESSAGE_PRIMARY).decode()
+    position = prepared.error_field(DiagnosticField.STATEMENT_POSITION)
+    line = f' line {function.line_at(int(position))}' if position else ''
+    place = f'database {info.dbname} on {info.host} as {info.user}'
+    return f'{function.name}.sql{line}: {message} ({place})'
 
 
 def parse_url(url: str) -> dict[str, str]:

@@ -29,11 +29,29 @@ class Bind:
 
 @dataclass(frozen=True)
 class Function:
-    """A SQL statement with named binds that returns one row: body json, missing text."""
+    """A SQL statement with named binds that returns one row: body json, missing text.
+
+    Attributes:
+        name: The file's name without .sql.
+        sql: The statement as psycopg takes it. Its first line begins with a comment that
+            tells a DBA who looks at the server's statements which file to open.
+        binds: Its parameters, in the order of the statement.
+        lines: The numbers of the statement's lines in the file, where comments stand between.
+    """
 
     name: str
     sql: str
     binds: tuple[Bind, ...]
+    lines: tuple[int, ...]
+
+    @property
+    def numbered_sql(self) -> str:
+        """The statement with $1, $2 and so on for its binds."""
+        return self.sql % {bind.name: f'${n}' for n, bind in enumerate(self.binds, start=1)}
+
+    def line_at(self, position: int) -> int:
+        """Return the line of the file for a position in numbered_sql, both counted from 1."""
+        return self.lines[self.numbered_sql[: position - 1].count('\n')]
 
 
 def load_functions(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Function]:
@@ -67,5 +85,9 @@ def load_function(path: Path) -> Function:
         if name in binds or not type_:
             raise FunctionFileError(f'{path.name}: :{name} must be used once, with a cast')
         binds[name] = Bind(name, type_, optional=bool(match['default']))
-    # the comment tells a DBA who looks at the server's statements which file to open
-    return Function(path.stem, f'/* {path.name} */ {sql}', tuple(binds.values()))
+    text = path.read_text().splitlines()
+    # aiosql leaves out whole lines of comment, and what is empty before the statement
+    lines = [n for n, line in enumerate(text, start=1) if not line.lstrip().startswith('--')]
+    while not text[lines[0] - 1].strip():
+        lines.pop(0)
+    return Function(path.stem, f'/* {path.name} */ {sql}', tuple(binds.values()), tuple(lines))

@@ -1,26 +1,37 @@
-"""The HTTP server: waitress around the application, until a signal ends it."""
+"""The HTTP server: worker processes on one listening socket, until a signal ends them."""
 
 import logging
+import multiprocessing
 import os
 import signal
-import sys
+import socket
+import time
+from multiprocessing.connection import wait
+from types import FrameType
 
 import falcon
+import psycopg
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 
-from api.app import create_app
+from api.app import create_app, load_reports
 from api.config import ConfigError, Settings
+from api.crew import Crew
+from api.database import Database
 from api.errors import problem_of_status
 from api.tracing import configure_logging, new_request_id
 
 log = logging.getLogger(__name__)
 
-
 # no request here needs much; a longer one is refused before it is read
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
+BACKLOG = 1024
+CONNECTION_LIMIT = 2000
+CHECK_INTERVAL_S = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class ProblemTask(ErrorTask):
@@ -45,28 +56,172 @@ class Channel(HTTPChannel):
     error_task_class = ProblemTask
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    configure_logging(settings.log_level, settings.log_format)
-    # a request that waits for a thread is no reason for a warning each
-    logging.getLogger('waitress.queue').setLevel(logging.ERROR)
-    app = create_app(settings)
+def listen(settings: Settings) -> socket.socket:
+    """Open the listening socket, or take the one that we were started with.
+
+    A supervisor can pass a socket as systemd's socket activation does (see sd_listen_fds).
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    if os.environ.get('LISTEN_PID') == str(os.getpid()):
+        return socket.socket(fileno=3)
     try:
-        server = waitress.create_server(
-            app,
-            host=settings.host,
-            port=settings.port,
-            threads=settings.threads,
-            ident=None,
-            max_request_header_size=MAX_HEADER_BYTES,
-            max_request_body_size=MAX_BODY_BYTES,
+        family = socket.AF_INET6 if ':' in settings.host else socket.AF_INET
+        return socket.create_server(
+            (settings.host, settings.port),
+            family=family,
+            backlog=BACKLOG,
+            reuse_port=settings.reuse_port,
         )
-        server.channel_class = Channel
     except OSError as ex:
-        reason = os.strerror(ex.errno) if ex.errno else ex.strerror
+        reason = os.strerror(ex.errno) if (ex.errno or 0) > 0 else ex.strerror
         raise ConfigError(
             f'cannot listen on {settings.host} port {settings.port}: {reason}'
         ) from ex
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    log.info('listening on http://%s:%s', server.effective_host, server.effective_port)
-    server.run()
+
+
+def worker_count(settings: Settings) -> int:
+    """Return how many workers to run: as configured, or one for each core that we may use."""
+    if settings.workers:
+        return settings.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        ConfigError: A setting is wrong, or the address cannot be had.
+        FunctionFileError: A SQL file does not fit its route or the database.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    # built before the workers, so that what is wrong ends the start with one line
+    database = Database(settings)
+    create_app(settings, database)
+    is_checked = check_database(database)
+    with listen(settings) as listener:
+        supervisor = Supervisor(settings, listener)
+        host, port = listener.getsockname()[:2]
+        log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
+        supervisor.run(None if is_checked else database)
+
+
+def check_database(database: Database) -> bool:
+    """Prepare every function once; returns False if there is no database to do it on.
+
+    Raises:
+        FunctionFileError: The database lacks what a file needs.
+    """
+    try:
+        missing_indexes = database.check(load_reports().values())
+    except psycopg.OperationalError:
+        log.warning('the database cannot be reached yet')
+        return False
+    if missing_indexes:
+        log.warning('recommended indexes are missing, see db/indexes.sql: %s', missing_indexes)
+    return True
+
+
+class Supervisor:
+    """The parent process: keeps the workers running, and ends them."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._fork = multiprocessing.get_context('fork')
+        self._signals = 0
+        self._workers: dict[int, multiprocessing.Process] = {}
+
+    def run(self, unchecked: Database | None) -> None:
+        """Run the workers until a signal, replacing any that dies.
+
+        Args:
+            unchecked: The database, if its check is still to be done.
+
+        Raises:
+            FunctionFileError: The check found that the database lacks what a file needs.
+        """
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+        try:
+            while not self._signals:
+                for number in range(1, worker_count(self._settings) + 1):
+                    worker = self._workers.get(number)
+                    if worker and worker.is_alive():
+                        continue
+                    if worker:
+                        log.error('worker %s ended with status %s', number, worker.exitcode)
+                        time.sleep(0.1)  # a worker that cannot start shall not use up a core
+                    self._start(number)
+                wait([w.sentinel for w in self._workers.values()], timeout=CHECK_INTERVAL_S)
+                if unchecked and not self._signals and check_database(unchecked):
+                    unchecked = None
+        finally:
+            self._stop()
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        for worker in self._workers.values():
+            if self._signals == 1:
+                worker.terminate()
+            else:
+                worker.kill()
+
+    def _start(self, number: int) -> None:
+        arguments = (self._settings, self._listener, number, os.getpid())
+        process = self._fork.Process(target=work, args=arguments, name=f'worker-{number}')
+        # a signal that comes before the worker has its own handlers waits for them
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        process.start()
+        self._workers[number] = process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _stop(self) -> None:
+        for worker in self._workers.values():
+            worker.terminate()
+        for worker in self._workers.values():
+            worker.join(self._settings.shutdown_timeout_s + 1)
+            worker.kill()
+            worker.join()
+
+
+def work(settings: Settings, listener: socket.socket, number: int, parent: int) -> None:
+    """Be a worker: answer requests until SIGTERM, then finish what is in progress."""
+    stopping: list[float] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: stopping or stopping.append(time.monotonic()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    database = Database(settings, worker=number)
+    crew = Crew(settings.threads)
+    server = waitress.create_server(
+        create_app(settings, database),
+        _dispatcher=crew,
+        sockets=[listener],
+        ident=None,
+        connection_limit=CONNECTION_LIMIT,
+        max_request_header_size=MAX_HEADER_BYTES,
+        max_request_body_size=MAX_BODY_BYTES,
+    )
+    server.channel_class = Channel
+    database.open()
+
+    def is_over() -> bool:
+        if os.getppid() != parent:  # nobody is left who could stop us
+            stopping.append(time.monotonic())
+        if not stopping:
+            return False
+        server.accepting = False
+        if time.monotonic() - stopping[0] > settings.shutdown_timeout_s:
+            log.warning('ended with answers in progress')
+            return True
+        return not is_busy(server)
+
+    crew.run(server, is_over)
+    database.close()
+
+
+def is_busy(server: BaseWSGIServer) -> bool:
+    """Tell whether a request is being answered or an answer being sent."""
+    channels = list(server.active_channels.values())
+    return any(channel.requests or channel.total_outbufs_len for channel in channels)

@@ -100,7 +100,7 @@ members as materialized (
         plans.*,
         person.id as person_id
     from plans
-    inner join person on (person.id + plans.venue_id) % 9 in (0, 1)
+    inner join person on (person.id + plans.venue_id) % 13 in (0, 1)
     where
         ('x' || substr(md5(concat_ws(' ', person.id, plans.benefit_id)), 1, 7))::bit(28)::integer
         < plans.popularity * 268435456

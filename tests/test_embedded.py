@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -95,7 +96,8 @@ def running(tmp_path: Path, unused_port: int) -> Run:
     """Return a started `make run`."""
     run = Run(tmp_path, unused_port)
     yield run
-    run.process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(run.process.pid, signal.SIGKILL)
     run.process.wait()
 
 

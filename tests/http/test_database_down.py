@@ -82,7 +82,7 @@ def test_lost_backend_costs_no_request(
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         [killed] = admin.execute(
             'select count(pg_terminate_backend(pid)) from pg_stat_activity'
-            " where application_name = 'membership-benefits-api'"
+            " where application_name like 'membership-benefits-api%'"
         ).fetchone()
     assert killed
     assert api.get(REPORT).status_code == 200

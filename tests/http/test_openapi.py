@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from openapi_spec_validator import validate
@@ -97,14 +98,14 @@ def test_readme_has_the_table_of_problems() -> None:
     assert rows == [(str(row[0]), kind, row[2]) for kind, row in PROBLEMS.items()]
 
 
-def test_running_server_keeps_to_the_document(api: ApiProcess) -> None:
+def test_running_server_keeps_to_the_document(api: ApiProcess, tmp_path: Path) -> None:
     finished = subprocess.run(
         [
             *[f'{sys.prefix}/bin/schemathesis', 'run', f'{api.url}/openapi.json'],
             *['--checks', 'all', '--mode', 'all', '--seed', '1', '--max-examples', '30'],
             *['--phases', 'examples,coverage,fuzzing,stateful', '--no-color'],
         ],
-        cwd=ROOT,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -167,7 +167,9 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     name = database_url.split('/')[3].split('?', maxsplit=1)[0]
     rows.connection.execute(f'alter database {name} set log_statement = "all"')
     rows.connection.execute(f'alter database {name} set application_name = "{name}"')
-    api = start_api(DATABASE_URL=f'{database_url}&application_name={name}', API_THREADS='1')
+    api = start_api(
+        DATABASE_URL=f'{database_url}&application_name={name}', API_THREADS='1', API_WORKERS='1'
+    )
     api.get(TOP)  # prepares
     log_before = len(server.read_bootlog())
     timestamps = [f'2024-07-0{day}' for day in range(1, 6)]
@@ -199,7 +201,7 @@ def test_sessions_are_read_only_in_utc_with_a_timeout_and_a_name(
         'select application_name from pg_stat_activity'
         " where datname = current_database() and query like '/* available%' limit 1"
     ).fetchone()
-    assert activity == 'membership-benefits-api'
+    assert activity.startswith('membership-benefits-api/')
 
 
 def test_writes_are_refused_even_when_the_role_may_write(

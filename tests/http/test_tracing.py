@@ -121,8 +121,8 @@ def test_log_level_silences_the_access_log(
 def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    rows.connection.execute('drop table benefit_usage')
     api = start_api(DATABASE_URL=database_url)
+    rows.connection.execute('drop table benefit_usage')
     answer = api.get(TOP, headers={'X-Request-ID': 'fails-1'})
     assert answer.status_code == 500
     assert answer.json()['requestId'] == 'fails-1'

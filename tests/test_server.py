@@ -1,0 +1,229 @@
+"""The server process: what it checks at the start, its workers, and how it ends."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import psutil
+import pytest
+
+from db.embedded import EmbeddedServer
+from tests.support import ApiProcess, Rows, until
+
+TOP = '/venues/top-benefits'
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+
+
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    return psutil.Process(api.process.pid).children()
+
+
+def make_slow(rows: Rows, seconds: float) -> None:
+    """Make every look at benefit_usage take some seconds."""
+    rows.benefit(1)
+    rows.connection.execute('alter table benefit_usage rename to quick')
+    rows.connection.execute(
+        f'create view benefit_usage as select quick.* from quick, pg_sleep({seconds})'
+        f" union all select 1, 1, 1, timestamp '-infinity' from pg_sleep({seconds})"
+    )
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            'drop table benefit_usage',
+            r'top_benefits\.sql line \d+: relation "benefit_usage" does not exist',
+        ),
+        (
+            'alter table benefit drop column title',
+            r'available_benefits\.sql line \d+: column benefit\.title does not exist',
+        ),
+        (
+            'alter table benefit_usage alter "usageTimestamp" type text',
+            r'top_benefits\.sql line \d+: operator does not exist: text > timestamp',
+        ),
+    ],
+)
+def test_database_that_lacks_something_ends_the_start_with_one_line(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess], change: str, message: str
+) -> None:
+    rows.connection.execute(change)
+    with pytest.raises(AssertionError) as failure:
+        start_api(DATABASE_URL=f'{database_url}&password=hunter2')
+    lines = str(failure.value).splitlines()[1:]
+    assert len(lines) == 1
+    assert re.match(f'error: {message}.* \\(database clone_\\d+ on .* as postgres\\)$', lines[0])
+    assert 'hunter2' not in lines[0]
+
+
+def test_line_is_that_of_the_file(rows: Rows, database_url: str, start_api: Callable) -> None:
+    rows.connection.execute('alter table benefit drop column title')
+    with pytest.raises(AssertionError) as failure:
+        start_api(DATABASE_URL=database_url)
+    number = int(re.search(r'available_benefits\.sql line (\d+)', str(failure.value))[1])
+    from api.functions import FOLDER  # noqa: PLC0415
+
+    line = (FOLDER / 'available_benefits.sql').read_text().splitlines()[number - 1]
+    assert 'benefit.title' in line
+
+
+def test_database_that_comes_up_later_is_checked_then(start_api: Callable) -> None:
+    with EmbeddedServer() as own:  # without the tables
+        own.terminate()
+        api = start_api(DATABASE_URL=own.url())
+        assert api.get('/live').status_code == 200
+        own.start()
+        assert api.process.wait(30) == 1
+    assert re.search(r'^error: top_benefits\.sql line \d+: relation', api.output(), re.MULTILINE)
+    assert 'cannot be reached yet' in api.output()
+
+
+@pytest.mark.parametrize(
+    ('index', 'named'),
+    [
+        ('benefit_venue_id_idx', 'benefit (venueId)'),
+        (
+            'benefit_usage_benefit_id_usage_timestamp_idx',
+            'benefit_usage (benefitId, usageTimestamp)',
+        ),
+        (
+            'benefit_usage_person_id_benefit_id_usage_timestamp_idx',
+            'benefit_usage (personId, benefitId, usageTimestamp)',
+        ),
+    ],
+)
+def test_missing_index_is_one_warning(
+    rows: Rows, database_url: str, start_api: Callable, index: str, named: str
+) -> None:
+    rows.connection.execute(f'drop index {index}')
+    api = start_api(DATABASE_URL=database_url)
+    [warning] = [line for line in api.output().splitlines() if 'level=warning' in line]
+    assert warning.endswith(f'see db/indexes.sql: {named}"')
+
+
+def test_indexes_that_are_there_or_longer_give_no_warning(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    rows.connection.execute('drop index benefit_venue_id_idx')
+    rows.connection.execute('create index on benefit ("venueId", title)')
+    assert 'level=warning' not in start_api(DATABASE_URL=database_url).output()
+
+
+def test_sessions_name_their_worker(api: ApiProcess, sample_url: str) -> None:
+    import psycopg  # noqa: PLC0415
+
+    for _ in range(20):
+        assert httpx.get(api.url + AVAILABLE).status_code == 200
+    with psycopg.connect(sample_url) as connection:
+        names = connection.execute(
+            'select distinct application_name from pg_stat_activity'
+            " where datname = current_database() and application_name like 'membership%'"
+        ).fetchall()
+    assert {name for (name,) in names} <= {
+        f'membership-benefits-api/{number}' for number in range(1, len(workers(api)) + 1)
+    }
+    assert names
+
+
+def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='3')
+    for _ in until():
+        if len(workers(api)) == 3:
+            break
+    assert len(workers(api)) == 3
+
+
+def test_killed_worker_is_replaced(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    [first] = workers(api)
+    assert api.get(AVAILABLE).status_code == 200
+    first.kill()
+    killed_at = time.monotonic()
+    for _ in until():
+        if [worker for worker in workers(api) if worker.pid != first.pid]:
+            break
+    assert httpx.get(api.url + AVAILABLE, timeout=10).status_code == 200
+    assert time.monotonic() - killed_at < 5
+    assert f'worker 1 ended with status {-signal.SIGKILL}' in api.output()
+
+
+def test_killed_parent_leaves_no_orphan(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    for _ in until():
+        if len(workers(api)) == 2:
+            break
+    orphans = workers(api)
+    api.process.kill()
+    assert psutil.wait_procs(orphans, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_answers_in_progress_finish(
+    rows: Rows, database_url: str, start_api: Callable, number: signal.Signals
+) -> None:
+    make_slow(rows, 0.5)
+    api = start_api(DATABASE_URL=database_url)
+    found = []
+    asking = threading.Thread(target=lambda: found.append(api.get(AVAILABLE)))
+    asking.start()
+    for _ in until():
+        busy = rows.connection.execute(
+            "select count(*) from pg_stat_activity where query like '/* available%'"
+            " and datname = current_database() and state = 'active'"
+        ).fetchone()
+        if busy != (0,):
+            break
+    os.kill(api.process.pid, number)
+    asking.join()
+    assert found[0].status_code == 200
+    assert api.process.wait(15) == 0
+
+
+def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Callable) -> None:
+    make_slow(rows, 30)
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='60')
+    failed = []
+
+    def ask() -> None:
+        try:
+            api.get(AVAILABLE)
+        except httpx.HTTPError as ex:
+            failed.append(ex)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for _ in until():
+        busy = rows.connection.execute(
+            "select count(*) from pg_stat_activity where query like '/* available%'"
+            " and datname = current_database() and state = 'active'"
+        ).fetchone()
+        if busy != (0,):
+            break
+    left = workers(api)
+    api.process.terminate()
+    with pytest.raises(Exception, match='timed out'):
+        api.process.wait(0.5)
+    api.process.terminate()
+    api.process.wait(5)
+    asking.join()
+    assert failed
+    assert psutil.wait_procs(left, timeout=5)[1] == []
+
+
+def test_slow_report_does_not_hold_up_the_quick_ones(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    make_slow(rows, 1)
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='1', API_THREADS='4')
+    slow = [threading.Thread(target=api.get, args=[AVAILABLE]) for _ in range(3)]
+    for thread in slow:
+        thread.start()
+    while any(thread.is_alive() for thread in slow):
+        assert httpx.get(f'{api.url}/live').elapsed.total_seconds() < 0.5
+    for thread in slow:
+        thread.join()

@@ -15,8 +15,9 @@ begin
 end
 $$;
 
--- a process of the service opens one connection per thread, 4 by default; raise this with their number
-alter role membership_benefits_api login connection limit 20;
+-- the service opens at most one connection per thread, so workers (one per core) times threads (4), and twice
+-- as many while a new instance takes over
+alter role membership_benefits_api login connection limit 40;
 
 -- defaults of its sessions. A session can change them: the grants below are what keeps it from writing
 alter role membership_benefits_api set default_transaction_read_only = on;

@@ -117,4 +117,4 @@ def test_role_has_no_rights_beyond_logging_in(session: psycopg.Connection) -> No
         'select rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls,'
         ' rolconnlimit from pg_roles where rolname = current_user'
     ).fetchone()
-    assert rights == (True, False, False, False, False, False, 20)
+    assert rights == (True, False, False, False, False, False, 40)

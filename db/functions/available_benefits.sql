@@ -22,8 +22,9 @@ rules (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that has a rule, with the person's latest use of it (null when none)
-offered as (
+-- one row per benefit of the venue that has a rule, with the person's latest use of it (null when none);
+-- materialized, since the planner would else copy the probe to both places that read last_used_at
+offered as materialized (
     select
         benefit.id,
         benefit."venueId" as venue_id,

@@ -71,11 +71,10 @@ class Plans:
     def of(self, name: str, *, venue: int = BUSY, timestamp: str | None = MOMENT) -> 'Plan':
         """Run a function and return its plan."""
         function = load_function(FOLDER / f'{name}.sql')
-        places = {bind.name: f'${place}' for place, bind in enumerate(function.binds, 1)}
         types = ', '.join(bind.type for bind in function.binds)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
         values = [known[bind.name] for bind in function.binds]
-        self._connection.execute(f'prepare {name} ({types}) as {function.sql % places}')
+        self._connection.execute(f'prepare {name} ({types}) as {function.numbered_sql}')
         marks = ', '.join(['%s'] * len(values))
         [[explained]] = (
             psycopg.ClientCursor(self._connection)
@@ -128,6 +127,11 @@ def test_only_the_benefits_of_the_venue_are_read(plans: Plans, name: str) -> Non
     for node in plans.of(name).nodes('benefit'):
         assert node['Node Type'] in ('Bitmap Heap Scan', 'Index Scan')
         assert node['Actual Rows'] == 3
+
+
+def test_available_benefits_probes_the_index_once_per_benefit(plans: Plans) -> None:
+    nodes = plans.of('available_benefits').nodes('benefit_usage')
+    assert sum(node['Actual Loops'] for node in nodes) == 3
 
 
 def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(

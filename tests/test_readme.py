@@ -60,6 +60,7 @@ def test_javascript_examples(api: ApiProcess, block: str) -> None:
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / 'Makefile').read_text()
     targets = set(re.findall(r'^([a-z-]+):', makefile, re.MULTILINE))
-    for text in (README, (ROOT / 'CHANGELOG.md').read_text()):
+    for path in ('README.md', 'CHANGELOG.md', 'db/README.md'):
+        text = (ROOT / path).read_text()
         named = re.findall(r'(?:^|`|bin )make ([a-z-]+)', text, re.MULTILINE)
         assert set(named) <= targets

@@ -1,0 +1,75 @@
+"""The commands of db/README.md work as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.support import ROOT, ApiProcess, clean_environment, cloned, program, run
+
+README = (ROOT / 'db' / 'README.md').read_text()
+# make as in the examples, but on what is installed here already
+MAKE = f'make() {{ command make -o .venv/installed BIN={Path(sys.executable).parent} "$@"; }}\n'
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf'^```{language}\n(.*?)^```$', README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks('sh') for line in block.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def own_url(server: EmbeddedServer) -> Iterator[str]:
+    """Return the URL of a database with the sample data that the commands may change."""
+    with cloned(server) as url:
+        load(url, 'sample_data.sql')
+        yield url
+        with psycopg.connect(url, autocommit=True) as connection:
+            if connection.execute("select from pg_roles where rolname ~ '^member'").fetchone():
+                connection.execute('drop owned by membership_benefits_api')
+                connection.execute('drop role membership_benefits_api')
+
+
+@pytest.mark.parametrize('command', [line for line in COMMANDS if r'\password' not in line])
+def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
+    for name in ('psql', 'pgbench'):
+        program(server, name)
+    quick = re.sub(r'(-T |SECONDS=|seconds=)5', r'\g<1>1', command)
+    finished = subprocess.run(
+        ['sh', '-e', '-c', MAKE + quick],
+        cwd=ROOT,
+        env=clean_environment()
+        | {'DATABASE_URL': own_url, 'PATH': f'{os.environ["PATH"]}:{server.binaries}'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert 'ERROR' not in finished.stderr
+
+
+def test_query_finds_the_sessions_of_the_service(
+    server: EmbeddedServer, own_url: str, tmp_path: Path
+) -> None:
+    [query] = blocks('sql')
+    api = ApiProcess(tmp_path, {'DATABASE_URL': own_url})
+    try:
+        assert api.get('/venues/top-benefits').status_code == 200
+        printed = run(program(server, 'psql'), own_url, '-X', '-At', '-c', query)
+    finally:
+        api.stop()
+    assert re.search(r'^membership-benefits-api/.*/\* top_benefits\.sql \*/', printed, re.MULTILINE)
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r'\]\(([^)]+)\)', README):
+        assert (ROOT / 'db' / link).exists(), link

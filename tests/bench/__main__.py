@@ -204,7 +204,10 @@ def main() -> int:
         return 1
     titles = {
         'machine': 'Machine',
-        'sql': 'In SQL: medians; growth is ours against a hundredth of the uses',
+        'sql': (
+            'In SQL: medians. ours and plain_cached may use a plan for any values, plain is planned'
+            ' for its own; growth is ours against a hundredth of the uses'
+        ),
         'http': f'Over HTTP: medians of {http.ROUNDS} rounds in turns',
         'memory': 'Memory of one process, medians of fresh ones; peak and after are above idle',
         'target': 'Targets',

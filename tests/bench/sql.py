@@ -30,9 +30,10 @@ TURN_S = 0.05
 
 
 @contextmanager
-def session(url: str) -> Iterator[psycopg.Connection]:
+def session(url: str, plan_cache_mode: str = 'auto') -> Iterator[psycopg.Connection]:
     """Connect as the service does: bodies as bytes, every integer a bigint."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    options = f'-c plan_cache_mode={plan_cache_mode}'
+    with psycopg.connect(url, autocommit=True, options=options) as connection:
         set_json_loads(bytes, connection)
         connection.adapters.register_dumper(int, Int8Dumper)
         yield connection
@@ -104,14 +105,20 @@ def measure(
     rows = []
     with ExitStack() as stack:
         sessions = {usages: stack.enter_context(session(url)) for usages, url in urls.items()}
+        # as somebody types it, the plain form is planned for its values, and runs on all cores
+        typed = {
+            usages: stack.enter_context(session(url, 'force_custom_plan'))
+            for usages, url in urls.items()
+        }
         for report, draw in values.items():
             say(f'{report}: ours and the plain form in turns ...')
             actions = {}
             for usages, connection in sessions.items():
                 check_agreement(connection, report, draw())
-                for form, folder in [('ours', FOLDER), ('plain', PLAIN)]:
-                    path = folder / f'{report}.sql'
-                    actions[f'{form} {usages}'] = statement(connection, path, draw)
+                ours, plain = (folder / f'{report}.sql' for folder in (FOLDER, PLAIN))
+                actions[f'ours {usages}'] = statement(connection, ours, draw)
+                actions[f'plain {usages}'] = statement(typed[usages], plain, draw)
+                actions[f'cached {usages}'] = statement(connection, plain, draw)
                 if report == 'top_benefits':
                     actions[f'count {usages}'] = prepared(connection, BARE_COUNT)
             times = interleaved(actions, seconds)
@@ -145,6 +152,7 @@ def row(report: str, usages: int, fewest: int, times: dict[str, float]) -> dict:
         'ours_ms': round(ours * 1000, 3),
         'plain_ms': round(plain * 1000, 3),
         'plain/ours': round(plain / ours, 2),
+        'plain_cached_ms': round(times[f'cached {usages}'] * 1000, 3),
         'growth': round(ours / times[f'ours {fewest}'], 2),
         'count_ms': count and round(count * 1000, 3),
         'ours/count': count and round(ours / count, 2),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -269,6 +270,8 @@ def main() -> int:
         settings = load_settings()
         if settings.database_url:
             environment = os.environ | {'DATABASE_URL': settings.database_url}
+            with suppress(EmbeddedServerError):  # psql and pgbench, where the system has none
+                environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
             os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
         print('Starting a throwaway PostgreSQL with sample data ...', flush=True)
         with EmbeddedServer() as server:
@@ -277,7 +280,7 @@ def main() -> int:
             print(f'{url}', flush=True)
             if arguments.requests:
                 show_requests(settings.host, settings.port)
-            path = f'{os.environ["PATH"]}:{server.binaries}'
+            path = f'{server.binaries}:{os.environ["PATH"]}'
             return run(arguments.command, os.environ | {'DATABASE_URL': url, 'PATH': path})
     except (ConfigError, EmbeddedServerError, psycopg.Error) as ex:
         print(f'error: {ex}', file=sys.stderr)

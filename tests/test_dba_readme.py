@@ -47,7 +47,7 @@ def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
         ['sh', '-e', '-c', MAKE + quick],
         cwd=ROOT,
         env=clean_environment()
-        | {'DATABASE_URL': own_url, 'PATH': f'{os.environ["PATH"]}:{server.binaries}'},
+        | {'DATABASE_URL': own_url, 'PATH': f'{server.binaries}:{os.environ["PATH"]}'},
         capture_output=True,
         text=True,
         timeout=60,

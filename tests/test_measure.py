@@ -23,7 +23,7 @@ class Make:
     def __init__(self, server: EmbeddedServer, url: str) -> None:
         self._environment = clean_environment() | {
             'DATABASE_URL': url,
-            'PATH': f'{os.environ["PATH"]}:{server.binaries}',
+            'PATH': f'{server.binaries}:{os.environ["PATH"]}',
         }
 
     def finish(self, *arguments: str) -> subprocess.CompletedProcess:

@@ -40,7 +40,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(('API_', 'PG')) and name != 'DATABASE_URL'
+        if not name.startswith(('API_', 'PG', 'MAKE', 'MFLAGS')) and name != 'DATABASE_URL'
     }
 
 

@@ -32,6 +32,17 @@ def make_slow(rows: Rows, seconds: float) -> None:
     )
 
 
+def wait_until_busy(rows: Rows) -> None:
+    """Wait until the database works on an available-benefits report."""
+    for _ in until():
+        busy = rows.connection.execute(
+            "select count(*) from pg_stat_activity where query like '/* available%'"
+            " and datname = current_database() and state = 'active'"
+        ).fetchone()
+        if busy != (0,):
+            break
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -171,13 +182,7 @@ def test_signal_lets_answers_in_progress_finish(
     found = []
     asking = threading.Thread(target=lambda: found.append(api.get(AVAILABLE)))
     asking.start()
-    for _ in until():
-        busy = rows.connection.execute(
-            "select count(*) from pg_stat_activity where query like '/* available%'"
-            " and datname = current_database() and state = 'active'"
-        ).fetchone()
-        if busy != (0,):
-            break
+    wait_until_busy(rows)
     os.kill(api.process.pid, number)
     asking.join()
     assert found[0].status_code == 200
@@ -197,13 +202,7 @@ def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Ca
 
     asking = threading.Thread(target=ask)
     asking.start()
-    for _ in until():
-        busy = rows.connection.execute(
-            "select count(*) from pg_stat_activity where query like '/* available%'"
-            " and datname = current_database() and state = 'active'"
-        ).fetchone()
-        if busy != (0,):
-            break
+    wait_until_busy(rows)
     left = workers(api)
     api.process.terminate()
     with pytest.raises(Exception, match='timed out'):

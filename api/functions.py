@@ -33,8 +33,9 @@ class Function:
 
     Attributes:
         name: The file's name without .sql.
-        sql: The statement as psycopg takes it. Its first line begins with a comment that
-            tells a DBA who looks at the server's statements which file to open.
+        sql: The statement as psycopg takes it. A comment tells a DBA who looks at the server's
+            statements which file to open. It stands before the first word and after it:
+            pg_stat_statements of PostgreSQL 18 leaves out what comes before the statement.
         binds: Its parameters, in the order of the statement.
         lines: The numbers of the statement's lines in the file, where comments stand between.
     """
@@ -90,4 +91,6 @@ def load_function(path: Path) -> Function:
     lines = [n for n, line in enumerate(text, start=1) if not line.lstrip().startswith('--')]
     while not text[lines[0] - 1].strip():
         lines.pop(0)
-    return Function(path.stem, f'/* {path.name} */ {sql}', tuple(binds.values()), tuple(lines))
+    comment = f'/* {path.name} */'
+    named_sql = re.sub(r'\w+', rf'{comment} \g<0> {comment}', sql, count=1)
+    return Function(path.stem, named_sql, tuple(binds.values()), tuple(lines))

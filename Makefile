@@ -19,7 +19,7 @@ RUN := $(BIN)/python -m db.embedded
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/installed ## Install the locked packages in .venv
 
@@ -41,6 +41,9 @@ dev: .venv/installed ## As run, and an edited .sql or .py file is live on the ne
 
 test: .venv/installed ## Run the tests (T=tests/functions narrows them)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(T)
+
+test-faults: .venv/installed ## Run only the tests that make faults: restarts, load, replicas, shutdown
+	@$(MAKE) test T=tests/faults
 
 lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
 	@$(BIN)/ruff check .
@@ -79,8 +82,12 @@ lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
+token: .venv/installed ## Make a bearer token, and the hash of it for the configuration
+	@$(BIN)/python -c 'import hashlib, secrets; token = secrets.token_urlsafe(32); \
+	    print("token:", token); print("token_sha256:", hashlib.sha256(token.encode()).hexdigest())'
+
 clean: ## Remove what was installed and cached
 	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test lint format check psql explain pgbench bench lock clean
+.PHONY: help install run dev test test-faults lint format check psql explain pgbench bench lock token clean

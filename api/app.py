@@ -1,17 +1,21 @@
 """The WSGI application: its routes, and what is wired to them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import falcon
 import swagger_ui
 
-from api.config import Settings, load_settings
+from api.auth import BearerTokens
+from api.bulkhead import Bulkhead
+from api.config import ConfigError, Settings, load_settings
 from api.database import Database
 from api.delivery import Delivery
 from api.errors import TYPE_PREFIX, add_error_handlers
 from api.functions import Function, load_functions
+from api.metrics import Metrics
 from api.parameters import check_route
-from api.resources import Document, Entrance, Live, ProblemKind, Ready, Report
+from api.resources import Document, Entrance, Exposition, Live, ProblemKind, Ready, Report
 from api.tracing import Tracing
 
 # The reports: a path, and the file in db/functions that answers it.
@@ -54,32 +58,47 @@ def load_reports() -> dict[str, Function]:
     return {path: functions[name] for path, name in REPORTS.items()}
 
 
-def create_app(settings: Settings | None = None, database: Database | None = None) -> falcon.App:
+def create_app(
+    settings: Settings | None = None,
+    database: Database | None = None,
+    metrics: Metrics | None = None,
+    before_waiting: Callable[[], None] = lambda: None,
+) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The service's settings; by default those of the environment.
         database: Where the reports come from; by default the one that the settings name,
             opened.
+        metrics: What `/metrics` shows; by default this application's own.
+        before_waiting: Called by a thread that is about to wait for others.
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
-        ConfigError: The settings name no database.
+        ConfigError: The settings name no database, or a report that is none.
     """
     settings = settings or load_settings()
+    if unknown := set(settings.slow_reports) - set(REPORTS.values()):
+        allowed = ', '.join(REPORTS.values())
+        raise ConfigError(f'slow_reports: there is no {unknown.pop()}; allowed: {allowed}')
+    metrics = metrics or Metrics()
     if database is None:
-        database = Database(settings)
+        database = Database(settings, metrics=metrics)
         database.open()
     # the last one sees an answer first
-    app = falcon.App(middleware=[Tracing()])
+    app = falcon.App(middleware=[Tracing(metrics)])
     if settings.cors_origins:
         app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
+    if settings.token_sha256:
+        app.add_middleware(BearerTokens(settings.token_sha256))
     app.add_middleware(Delivery(settings.gzip_min_bytes))
     add_error_handlers(app)
+    bulkhead = Bulkhead(database, settings, metrics, before_waiting)
     for path, function in load_reports().items():
-        app.add_route(path, Report(database, function, settings))
+        app.add_route(path, Report(bulkhead, function, settings))
     app.add_route('/live', Live())
     app.add_route('/ready', Ready(database))
+    app.add_route('/metrics', Exposition(metrics))
     app.add_route('/', Entrance(list(REPORTS)))
     app.add_route('/openapi.json', Document(OPENAPI.read_bytes()))
     app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())

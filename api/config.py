@@ -1,6 +1,7 @@
 """The service's settings: a TOML file, overridden by environment variables."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -18,9 +19,10 @@ def setting(
     *,
     between: tuple[float, float] | None = None,
     one_of: tuple[str, ...] = (),
+    pattern: str = '',
 ) -> Any:
     """Declare a setting: its section of the file, its default and what is allowed."""
-    allowed = {'section': section, 'between': between, 'one_of': one_of}
+    allowed = {'section': section, 'between': between, 'one_of': one_of, 'pattern': pattern}
     return field(default=default, metadata=allowed)
 
 
@@ -33,17 +35,26 @@ class Settings:
     """
 
     database_url: str = setting('database', '')
-    pool_size: int = setting('database', 0, between=(0, 1000))
+    pool_size: int = setting('database', 4, between=(1, 1000))
+    pool_min_size: int = setting('database', 1, between=(1, 1000))
+    pool_max_waiting: int = setting('database', 64, between=(0, 1000))
     pool_timeout_s: float = setting('database', 1.5, between=(0.1, 3600))
+    pool_lifetime_s: float = setting('database', 3600.0, between=(1, 31536000))
     connect_timeout_s: int = setting('database', 2, between=(1, 3600))
     statement_timeout_s: float = setting('database', 5.0, between=(0.1, 3600))
+    slow_reports: tuple = setting('database', ('top_benefits',))
+    slow_reports_at_once: int = setting('database', 1, between=(1, 1000))
+    prepare: bool = setting('database', True)
+    session_settings: bool = setting('database', True)
 
     host: str = setting('server', '127.0.0.1')
     port: int = setting('server', 8000, between=(0, 65535))
     workers: int = setting('server', 0, between=(0, 1000))
-    threads: int = setting('server', 4, between=(1, 1000))
     shutdown_timeout_s: float = setting('server', 10.0, between=(0, 3600))
+    client_timeout_s: int = setting('server', 60, between=(1, 3600))
     reuse_port: bool = setting('server', False)
+
+    token_sha256: tuple = setting('auth', (), pattern='[0-9a-f]{64}')
 
     cache_seconds: int = setting('http', 10, between=(0, 31536000))
     cache_past_seconds: int = setting('http', 300, between=(0, 31536000))
@@ -127,9 +138,12 @@ def checked(setting_field: Field, value: Any, place: str) -> Any:
     wanted = setting_field.type
     between, one_of = setting_field.metadata['between'], setting_field.metadata['one_of']
     if wanted is tuple:
-        if type(value) is list and all(type(item) is str for item in value):
-            return tuple(value)
-        raise ConfigError(f'{place}: must be a list of strings')
+        if type(value) is not list or any(type(item) is not str for item in value):
+            raise ConfigError(f'{place}: must be a list of strings')
+        pattern = setting_field.metadata['pattern']
+        if pattern and not all(re.fullmatch(pattern, item) for item in value):
+            raise ConfigError(f'{place}: every item must match {pattern}')
+        return tuple(value)
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted:

@@ -3,11 +3,11 @@
 This is the leader/followers pattern (Schmidt et al., Pattern-Oriented Software Architecture 2): a
 request is answered by the thread that received it, so no other thread has to be woken, which
 under Python's global interpreter lock costs more than most answers. An answer that takes longer
-than PATIENCE_S loses the lead to another thread, so that a slow report holds up nobody.
+than PATIENCE_S loses the lead to another thread, so that a slow report holds up nobody; who knows that
+it will take longer hands over at once.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -31,6 +31,11 @@ class Crew:
         self._leader: int | None = None
         self._waiting: deque[HTTPChannel] = deque()
         self._turns = 0
+        self._handed_over = threading.Event()
+
+    def hand_over(self) -> None:
+        """Let another thread lead now, since the caller is about to wait."""
+        self._handed_over.set()
 
     def add_task(self, channel: HTTPChannel) -> None:
         """Queue a channel that has received a request (called by waitress)."""
@@ -48,12 +53,14 @@ class Crew:
         wake = server.pull_trigger
         # a thread that takes the lead later sees what has changed without being told
         server.pull_trigger = lambda: self._lead.locked() and wake()
-        turns = None
+        is_stuck = True
         while not is_over():
-            if turns == self._turns and not self._lead.locked() and self._seats.acquire(False):
+            if is_stuck and not self._lead.locked() and self._seats.acquire(False):
                 threading.Thread(target=self._work, args=[server], daemon=True).start()
             turns = self._turns
-            time.sleep(PATIENCE_S)
+            was_handed_over = self._handed_over.wait(PATIENCE_S)
+            self._handed_over.clear()
+            is_stuck = was_handed_over or turns == self._turns
 
     def _work(self, server: BaseWSGIServer) -> None:
         """Lead, answer, and lead again, until another thread has taken the lead."""

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 PROBLEM_JSON = 'application/problem+json'
 TYPE_PREFIX = '/docs/problems/'
 RETRY_AFTER_S = 1
+REALM = 'membership-benefits'
 
 # kind: (status, title, what it means and what to do)
 PROBLEMS = {
@@ -22,6 +23,11 @@ PROBLEMS = {
         400,
         'Invalid parameter',
         'A parameter is missing, repeated, unknown or malformed; the detail says what is allowed.',
+    ),
+    'unauthorized': (
+        401,
+        'Unauthorized',
+        'The header Authorization must hold Bearer and a token that is valid here.',
     ),
     'entity-not-found': (
         404,
@@ -51,6 +57,11 @@ PROBLEMS = {
         'Database unavailable',
         'The database cannot be reached now; try again after the seconds in Retry-After.',
     ),
+    'overloaded': (
+        503,
+        'Overloaded',
+        'Too many requests are in progress; try again after the seconds in Retry-After.',
+    ),
     'statement-timeout': (
         504,
         'Timeout',
@@ -61,7 +72,7 @@ PROBLEMS = {
 KINDS_BY_STATUS = {
     PROBLEMS[kind][0]: kind
     for kind in PROBLEMS
-    if kind not in ('invalid-parameter', 'entity-not-found')
+    if kind not in ('invalid-parameter', 'entity-not-found', 'overloaded')
 }
 
 
@@ -85,6 +96,8 @@ class Problem(falcon.HTTPError):
         self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store'}
         if status == 503:
             self.headers['Retry-After'] = str(RETRY_AFTER_S)
+        if status == 401:
+            self.headers['WWW-Authenticate'] = f'Bearer realm="{REALM}"'
 
     def body(self, id_: str) -> bytes:
         """Return the problem details object."""
@@ -116,6 +129,9 @@ def add_error_handlers(app: falcon.App) -> None:
 def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
     """Write a problem, or an error of falcon's own as one."""
     problem = error if isinstance(error, Problem) else problem_of_status(error.status_code)
+    req.context.problem = problem.kind
+    if problem.kind == 'overloaded':
+        log.warning('overloaded')
     resp.status = problem.status
     resp.set_headers(problem.headers)
     resp.data = problem.body(request_id(req))

@@ -1,33 +1,36 @@
-"""The HTTP resources: the reports, their documentation, and what a supervisor asks."""
+"""The HTTP resources: the reports, their documentation, and what those who operate it ask."""
 
 from datetime import UTC, datetime
 
 import falcon
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.bulkhead import Bulkhead
 from api.config import Settings
 from api.database import Database
 from api.errors import PROBLEMS, TYPE_PREFIX, Problem
 from api.functions import Function
+from api.metrics import Metrics
 from api.parameters import http_name, read_parameters
-
-READY_TIMEOUT_S = 2.0
 
 
 class Report:
     """A SQL function's answer, passed through as the bytes that PostgreSQL made."""
 
-    def __init__(self, database: Database, function: Function, settings: Settings) -> None:
-        self._database = database
+    needs_token = True
+
+    def __init__(self, bulkhead: Bulkhead, function: Function, settings: Settings) -> None:
+        self._bulkhead = bulkhead
         self._function = function
         about_a_person = any(bind.name == 'person_id' for bind in function.binds)
-        scope = 'private' if about_a_person else 'public'
+        scope = 'private' if about_a_person or settings.token_sha256 else 'public'
         self._cache_control = f'{scope}, max-age={settings.cache_seconds}'
         self._cache_control_past = f'{scope}, max-age={settings.cache_past_seconds}'
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
         values = read_parameters(self._function, path, req.params)
-        answer = self._database.fetch(self._function, values, req.context.timings)
+        answer = self._bulkhead.fetch(self._function, values, req.context.timings)
         if answer.missing:
             name = http_name(answer.missing)
             detail = f'There is no {name} {values[answer.missing]}.'
@@ -102,6 +105,23 @@ class Live:
     on_head = on_get
 
 
+class Exposition:
+    """The metrics for Prometheus."""
+
+    needs_token = True
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the metrics of all workers."""
+        resp.cache_control = ['no-store']
+        resp.content_type = CONTENT_TYPE_LATEST
+        resp.text = self._metrics.exposition().decode()
+
+    on_head = on_get
+
+
 class Ready:
     """Whether a report could be answered now."""
 
@@ -110,7 +130,7 @@ class Ready:
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200 when the database answers in time, else 503."""
-        if not self._database.answers(timeout_s=READY_TIMEOUT_S):
+        if not self._database.answers():
             raise Problem('database-unavailable')
         resp.cache_control = ['no-store']
         resp.media = {'status': 'ready'}

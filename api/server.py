@@ -1,10 +1,15 @@
 """The HTTP server: worker processes on one listening socket, until a signal ends them."""
 
+import ipaddress
 import logging
 import multiprocessing
 import os
+import resource
+import select
 import signal
 import socket
+import sys
+import tempfile
 import time
 from multiprocessing.connection import wait
 from types import FrameType
@@ -12,15 +17,17 @@ from types import FrameType
 import falcon
 import psycopg
 import waitress
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 
 from api.app import create_app, load_reports
 from api.config import ConfigError, Settings
 from api.crew import Crew
 from api.database import Database
 from api.errors import problem_of_status
+from api.metrics import Metrics, forget_process, share_between_processes
 from api.tracing import configure_logging, new_request_id
 
 log = logging.getLogger(__name__)
@@ -31,7 +38,22 @@ MAX_BODY_BYTES = 64 * 1024
 BACKLOG = 1024
 CONNECTION_LIMIT = 2000
 CHECK_INTERVAL_S = 1.0
+# threads beyond those that work or wait for the database, so that /live is answered at once
+SPARE_THREADS = 4
+# a client that keeps its connection has this long for one more request when a worker ends; the
+# answer tells it to connect anew
+LINGER_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Task(WSGITask):
+    """Answers a request with the application."""
+
+    def build_response_header(self) -> bytes:
+        """Return the answer's head; when the worker ends, it closes the connection."""
+        if not self.channel.server.accepting:
+            self.set_close_on_finish()
+        return super().build_response_header()
 
 
 class ProblemTask(ErrorTask):
@@ -47,12 +69,23 @@ class ProblemTask(ErrorTask):
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
-        log.info('refused', extra={'request_id': request_id, 'status': problem.status_code})
+        metrics = self.channel.server.metrics
+        metrics.observe('-', problem.status_code, time.time() - self.start_time, 0)
+        metrics.problems.labels(problem.kind).inc()
+        log.info(
+            'refused',
+            extra={
+                'request_id': request_id,
+                'status': problem.status_code,
+                'problem': problem.kind,
+            },
+        )
 
 
 class Channel(HTTPChannel):
     """A client's connection."""
 
+    task_class = Task
     error_task_class = ProblemTask
 
 
@@ -96,15 +129,32 @@ def serve(settings: Settings) -> None:
         FunctionFileError: A SQL file does not fit its route or the database.
     """
     configure_logging(settings.log_level, settings.log_format)
-    # built before the workers, so that what is wrong ends the start with one line
-    database = Database(settings)
-    create_app(settings, database)
-    is_checked = check_database(database)
-    with listen(settings) as listener:
-        supervisor = Supervisor(settings, listener)
-        host, port = listener.getsockname()[:2]
-        log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
-        supervisor.run(None if is_checked else database)
+    allow_open_files()
+    with tempfile.TemporaryDirectory(prefix='membership-benefits-metrics-') as folder:
+        share_between_processes(folder)
+        metrics = Metrics()
+        # built before the workers, so that what is wrong ends the start with one line
+        database = Database(settings, metrics=metrics)
+        create_app(settings, database, metrics)
+        is_checked = check_database(database)
+        with listen(settings) as listener:
+            if hasattr(socket, 'TCP_USER_TIMEOUT'):  # of every connection: none to read an answer
+                timeout_ms = settings.client_timeout_s * 1000
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+            supervisor = Supervisor(settings, listener, metrics)
+            host, port = listener.getsockname()[:2]
+            log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
+            if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
+                log.warning('whoever reaches this address may read the reports: no token is set')
+            supervisor.run(None if is_checked else database)
+
+
+def allow_open_files() -> None:
+    """Let this process have as many open files as it may: every client's connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTION_LIMIT * 2 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_database(database: Database) -> bool:
@@ -126,9 +176,10 @@ def check_database(database: Database) -> bool:
 class Supervisor:
     """The parent process: keeps the workers running, and ends them."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
         self._settings = settings
         self._listener = listener
+        self._metrics = metrics
         self._fork = multiprocessing.get_context('fork')
         self._signals = 0
         self._workers: dict[int, multiprocessing.Process] = {}
@@ -152,6 +203,8 @@ class Supervisor:
                         continue
                     if worker:
                         log.error('worker %s ended with status %s', number, worker.exitcode)
+                        forget_process(worker.pid)
+                        self._metrics.restarts.inc()
                         time.sleep(0.1)  # a worker that cannot start shall not use up a core
                     self._start(number)
                 wait([w.sentinel for w in self._workers.values()], timeout=CHECK_INTERVAL_S)
@@ -162,6 +215,8 @@ class Supervisor:
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
+        # the last worker to close the socket answers whoever came until then
+        self._listener.close()
         for worker in self._workers.values():
             if self._signals == 1:
                 worker.terminate()
@@ -169,7 +224,7 @@ class Supervisor:
                 worker.kill()
 
     def _start(self, number: int) -> None:
-        arguments = (self._settings, self._listener, number, os.getpid())
+        arguments = (self._settings, self._listener, self._metrics, number, os.getpid())
         process = self._fork.Process(target=work, args=arguments, name=f'worker-{number}')
         # a signal that comes before the worker has its own handlers waits for them
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -186,33 +241,48 @@ class Supervisor:
             worker.join()
 
 
-def work(settings: Settings, listener: socket.socket, number: int, parent: int) -> None:
+def work(
+    settings: Settings, listener: socket.socket, metrics: Metrics, number: int, parent: int
+) -> None:
     """Be a worker: answer requests until SIGTERM, then finish what is in progress."""
     stopping: list[float] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: stopping or stopping.append(time.monotonic()))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    database = Database(settings, worker=number)
-    crew = Crew(settings.threads)
+    database = Database(settings, worker=number, metrics=metrics)
+    crew = Crew(settings.pool_size + settings.pool_max_waiting + SPARE_THREADS)
     server = waitress.create_server(
-        create_app(settings, database),
+        create_app(settings, database, metrics, crew.hand_over),
         _dispatcher=crew,
         sockets=[listener],
         ident=None,
         connection_limit=CONNECTION_LIMIT,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
+        channel_timeout=settings.client_timeout_s,
+        cleanup_interval=min(settings.client_timeout_s, 30),
+        # what a client does not read yet goes into a file; the thread is not held up by it
+        outbuf_high_watermark=sys.maxsize,
     )
     server.channel_class = Channel
+    server.metrics = metrics
     database.open()
+    reported = 0.0
 
     def is_over() -> bool:
-        if os.getppid() != parent:  # nobody is left who could stop us
-            stopping.append(time.monotonic())
+        nonlocal reported
+        now = time.monotonic()
+        if now - reported > CHECK_INTERVAL_S:
+            database.report()
+            reported = now
         if not stopping:
+            if os.getppid() == parent:
+                return False
+            stopping.append(now)  # nobody is left who could stop us
+        if server.accepting:
+            server.trigger.pull_trigger(lambda: stop_listening(server))
             return False
-        server.accepting = False
-        if time.monotonic() - stopping[0] > settings.shutdown_timeout_s:
+        if now - stopping[0] > settings.shutdown_timeout_s:
             log.warning('ended with answers in progress')
             return True
         return not is_busy(server)
@@ -221,7 +291,19 @@ def work(settings: Settings, listener: socket.socket, number: int, parent: int) 
     database.close()
 
 
+def stop_listening(server: BaseWSGIServer) -> None:
+    """Take in who has connected so far, and nobody after that (called in the server's loop)."""
+    if server.accepting:
+        server.accepting = False
+        while select.select([server.socket], [], [], 0)[0]:
+            server.handle_accept()
+        wasyncore.dispatcher.close(server)
+
+
 def is_busy(server: BaseWSGIServer) -> bool:
-    """Tell whether a request is being answered or an answer being sent."""
-    channels = list(server.active_channels.values())
-    return any(channel.requests or channel.total_outbufs_len for channel in channels)
+    """Tell whether somebody waits for an answer, or may be about to ask for one."""
+    now = time.time()
+    return any(
+        channel.requests or channel.total_outbufs_len or now - channel.last_activity < LINGER_S
+        for channel in list(server.active_channels.values())
+    )

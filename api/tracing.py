@@ -11,8 +11,12 @@ import falcon
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
+from api.metrics import Metrics
+
 log = logging.getLogger('api.access')
 
+# a warning that every request could cause is written once in this time
+WARNING_INTERVAL_S = 10.0
 SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
 RENDERERS = {
     'logfmt': structlog.processors.LogfmtRenderer(key_order=['timestamp', 'level', 'event']),
@@ -28,6 +32,28 @@ class Timings:
     database_s: float = 0.0
 
 
+class Debounce(logging.Filter):
+    """Lets the same warning through once in WARNING_INTERVAL_S, with how many were held back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to write a line."""
+        if record.levelno != logging.WARNING:
+            return True
+        message = record.getMessage()
+        last, held_back = self._written.get(message, (0.0, 0))
+        if record.created - last < WARNING_INTERVAL_S:
+            self._written[message] = (last, held_back + 1)
+            return False
+        self._written[message] = (record.created, 0)
+        if held_back:
+            record.held_back = held_back
+        return True
+
+
 def configure_logging(level: str, format_: str) -> None:
     """Send all log lines to standard error.
 
@@ -36,6 +62,7 @@ def configure_logging(level: str, format_: str) -> None:
         format_: A key of RENDERERS.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Debounce())
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[
@@ -70,7 +97,14 @@ def request_id(req: falcon.Request) -> str:
 
 
 class Tracing:
-    """Falcon middleware: gives every request its id and timings, and logs its answer."""
+    """Falcon middleware: gives every request its id and timings, logs and counts its answer.
+
+    Args:
+        metrics: Where answers are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
         """Begin to follow the request."""
@@ -82,19 +116,25 @@ class Tracing:
     ) -> None:
         """Tell client and log who asked what and where the time went."""
         resp.set_header('X-Request-ID', request_id(req))
-        pool_ms = req.context.timings.pool_s * 1000
-        database_ms = req.context.timings.database_s * 1000
+        total_s = perf_counter() - req.context.started
+        timings = req.context.timings
+        pool_ms, database_ms = timings.pool_s * 1000, timings.database_s * 1000
+        route = req.uri_template or '-'
+        problem = req.context.get('problem')
+        self._metrics.observe(route, resp.status_code, total_s, timings.database_s)
+        if problem:
+            self._metrics.problems.labels(problem).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
         if log.isEnabledFor(logging.INFO):
             length = resp.content_length or len(resp.render_body() or b'')
             fields = {
                 'method': req.method,
-                'route': req.uri_template or '-',
+                'route': route,
                 'status': resp.status_code,
                 'bytes': 0 if req.method == 'HEAD' else int(length),
-                'total_ms': round((perf_counter() - req.context.started) * 1000, 3),
+                'total_ms': round(total_s * 1000, 3),
                 'pool_ms': round(pool_ms, 3),
                 'database_ms': round(database_ms, 3),
             }
-            log.info('request', extra=fields)
+            log.info('request', extra=fields | ({'problem': problem} if problem else {}))

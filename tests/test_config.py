@@ -66,9 +66,9 @@ def test_config_toml_of_the_working_folder_is_read(
 
 
 def test_environment_overrides_the_file(tmp_path: Path) -> None:
-    environment = write(tmp_path, '[server]\nport = 8123\nthreads = 2\n')
+    environment = write(tmp_path, '[server]\nport = 8123\nworkers = 2\n')
     settings = load_settings(environment | {'API_PORT': '9000'})
-    assert (settings.port, settings.threads) == (9000, 2)
+    assert (settings.port, settings.workers) == (9000, 2)
 
 
 def test_database_url_comes_from_either(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from api.config import Settings
 from api.database import Database, run
 from api.functions import FOLDER, Function, load_function
+from db.embedded import EmbeddedServer, load
 from tests.support import Rows
 
 FUNCTIONS = [load_function(path) for path in sorted(FOLDER.glob('*.sql'))]
@@ -28,7 +29,7 @@ def run_with_all_values(session: psycopg.Connection, function: Function) -> None
     for id_ in IDS:
         for timestamp in TIMESTAMPS:
             values = {bind.name: id_ for bind in function.binds} | {'timestamp': timestamp}
-            body, _ = run(session, function.sql, values)
+            body, _ = run(session, function.sql, values, prepare=True)
             assert bytes(body).startswith(b'[')
 
 
@@ -53,3 +54,30 @@ def test_session_has_one_statement_a_file_which_names_it(session: psycopg.Connec
     assert len(statements) == len(FUNCTIONS)
     for function, (statement,) in zip(FUNCTIONS, statements, strict=True):
         assert statement.startswith(f'/* {function.name}.sql */')
+
+
+@pytest.fixture(scope='module')
+def watching_server() -> Iterator[EmbeddedServer]:
+    """Return a server that records every statement in the ways that DBAs use."""
+    with EmbeddedServer(
+        shared_preload_libraries='pg_stat_statements,auto_explain',
+        **{'auto_explain.log_min_duration': '0'},
+    ) as embedded:
+        load(embedded.url(), 'schema.sql')
+        yield embedded
+
+
+@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)
+def test_server_names_the_file_of_every_statement(
+    watching_server: EmbeddedServer, function: Function
+) -> None:
+    comment = f'/* {function.name}.sql */'
+    with psycopg.connect(watching_server.url(), autocommit=True) as connection:
+        connection.execute('create extension if not exists pg_stat_statements')
+        values = dict.fromkeys((bind.name for bind in function.binds), None) | {'venue_id': 1}
+        connection.execute(function.sql, values, prepare=True)
+        [counted] = connection.execute(
+            'select calls from pg_stat_statements where query like %s', [f'%{comment}%']
+        ).fetchall()
+    assert counted == (1,)
+    assert f'Query Text: {comment} with {comment} ' in watching_server.read_bootlog()

@@ -218,7 +218,7 @@ def test_slow_report_does_not_hold_up_the_quick_ones(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
     make_slow(rows, 1)
-    api = start_api(DATABASE_URL=database_url, API_WORKERS='1', API_THREADS='4')
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
     slow = [threading.Thread(target=api.get, args=[AVAILABLE]) for _ in range(3)]
     for thread in slow:
         thread.start()

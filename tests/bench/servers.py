@@ -26,7 +26,7 @@ OTHER_WSGI = ('granian', 'gunicorn')
 
 def command(name: str, port: int) -> tuple[list[str], str]:
     """Return the command that starts a server, and a path that it answers when it is ready."""
-    threads = load_settings({}).threads
+    threads = load_settings({}).pool_size
     workers = ['--workers', str(CORES)]
     if name == OURS:
         return [sys.executable, '-m', 'api'], '/ready'

@@ -168,7 +168,7 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     rows.connection.execute(f'alter database {name} set log_statement = "all"')
     rows.connection.execute(f'alter database {name} set application_name = "{name}"')
     api = start_api(
-        DATABASE_URL=f'{database_url}&application_name={name}', API_THREADS='1', API_WORKERS='1'
+        DATABASE_URL=f'{database_url}&application_name={name}', API_POOL_SIZE='1', API_WORKERS='1'
     )
     api.get(TOP)  # prepares
     log_before = len(server.read_bootlog())
@@ -181,7 +181,7 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     assert len(statements) == len(timestamps) + 1
     assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
     assert {text for _, text in statements} == {
-        '/* top_benefits.sql */ with params as not materialized ('
+        '/* top_benefits.sql */ with /* top_benefits.sql */ params as not materialized ('
     }
 
 

@@ -3,8 +3,8 @@
 This is the leader/followers pattern (Schmidt et al., Pattern-Oriented Software Architecture 2): a
 request is answered by the thread that received it, so no other thread has to be woken, which
 under Python's global interpreter lock costs more than most answers. An answer that takes longer
-than PATIENCE_S loses the lead to another thread, so that a slow report holds up nobody; who knows that
-it will take longer hands over at once.
+than PATIENCE_S loses the lead to another thread, so that a slow report holds up nobody; who knows
+that it will take longer hands over at once.
 """
 
 import threading

@@ -110,6 +110,27 @@ class Rows:
             )
 
 
+def make_slow(rows: Rows, seconds: float) -> None:
+    """Make every look at benefit_usage take some seconds."""
+    rows.benefit(1)
+    rows.connection.execute('alter table benefit_usage rename to quick')
+    rows.connection.execute(
+        f'create view benefit_usage as select quick.* from quick, pg_sleep({seconds})'
+        f" union all select 1, 1, 1, timestamp '-infinity' from pg_sleep({seconds})"
+    )
+
+
+def wait_until_busy(rows: Rows) -> None:
+    """Wait until the database works on an available-benefits report."""
+    for _ in until():
+        busy = rows.connection.execute(
+            "select count(*) from pg_stat_activity where query like '/* available%'"
+            " and datname = current_database() and state = 'active'"
+        ).fetchone()
+        if busy != (0,):
+            break
+
+
 def run_function(
     connection: psycopg.Connection,
     name: str,

@@ -1,0 +1,103 @@
+"""Steady load: clients that ask all the time, each on a connection of its own."""
+
+import http.client
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from tests.support import DEADLINE_S, until
+
+PATHS = (
+    '/venues/top-benefits',
+    '/venues/1/available-benefits?personId=1',
+    '/venues/1/inactivity-periods',
+)
+
+
+class Asked(NamedTuple):
+    """A request: when it was sent, and its answer's status, body and time; or what failed."""
+
+    at: float
+    path: str
+    seconds: float
+    status: int = 0
+    body: bytes = b''
+    failure: Exception | None = None
+
+
+class Load:
+    """Runs clients in the block of a with statement.
+
+    Args:
+        url: The API's base URL.
+        path: Returns the path of the next request, given its number.
+        clients: How many ask at the same time.
+        headers: Sent with every request.
+
+    Attributes:
+        asked: Every request that has ended.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: Callable[[int], str] = lambda number: PATHS[number % len(PATHS)],
+        *,
+        clients: int = 6,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.asked: list[Asked] = []
+        self._netloc = urlsplit(url).netloc
+        self._path = path
+        self._headers = headers or {}
+        self._numbers = itertools.count()
+        self._is_over = threading.Event()
+        self._clients = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> 'Load':
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for client in self._clients:
+            client.join(DEADLINE_S)
+            assert not client.is_alive(), 'a request was never answered'
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection(self._netloc, timeout=DEADLINE_S)
+        while not self._is_over.is_set():
+            path = self._path(next(self._numbers))
+            at = time.monotonic()
+            try:
+                connection.request('GET', path, headers=self._headers)
+                answer = connection.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException) as ex:
+                connection.close()
+                self.asked.append(Asked(at, path, time.monotonic() - at, failure=ex))
+                time.sleep(0.01)  # a server that refuses connections is not flooded
+            else:
+                self.asked.append(Asked(at, path, time.monotonic() - at, answer.status, body))
+        connection.close()
+
+    def wait_for(self, more: int) -> None:
+        """Wait until some more requests have been answered."""
+        wanted = len(self.asked) + more
+        for _ in until():
+            if len(self.asked) >= wanted:
+                return
+        raise AssertionError(f'only {len(self.asked)} of {wanted} requests were answered')
+
+    def since(self, moment: float) -> list[Asked]:
+        """Return what was asked after a moment of time.monotonic()."""
+        return [asked for asked in self.asked if asked.at >= moment]
+
+
+def failures(asked: list[Asked]) -> list[Asked]:
+    """Return what was not answered with 200."""
+    return [one for one in asked if one.status != 200]

@@ -209,3 +209,11 @@ class ApiProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_S)
+
+
+def metric(api: ApiProcess, name: str) -> float:
+    """Return one of the API's metrics; 0 for one that is not there."""
+    for line in httpx.get(f'{api.url}/metrics').text.splitlines():
+        if line.startswith(f'benefits_api_{name} '):
+            return float(line.rsplit(' ', 1)[1])
+    return 0.0

@@ -180,7 +180,8 @@ class ApiProcess:
                 stderr=subprocess.STDOUT,
             )
         # a quiet log does not tell the port: such a test chooses it
-        self.port = self._wait_for_port(environment.get('API_PORT', '0'))
+        is_quiet = 'API_LOG_LEVEL' in environment
+        self.port = self._wait_for_port(environment['API_PORT'] if is_quiet else '0')
         self.url = f'http://127.0.0.1:{self.port}'
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 

@@ -1,10 +1,7 @@
 """The server process: what it checks at the start, its workers, and how it ends."""
 
-import os
 import re
-import signal
 import threading
-import time
 from collections.abc import Callable
 
 import httpx
@@ -12,7 +9,7 @@ import psutil
 import pytest
 
 from db.embedded import EmbeddedServer
-from tests.support import ApiProcess, Rows, make_slow, until, wait_until_busy
+from tests.support import ApiProcess, Rows, make_slow, until
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -126,71 +123,6 @@ def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable)
         if len(workers(api)) == 3:
             break
     assert len(workers(api)) == 3
-
-
-def test_killed_worker_is_replaced(sample_url: str, start_api: Callable) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
-    [first] = workers(api)
-    assert api.get(AVAILABLE).status_code == 200
-    first.kill()
-    killed_at = time.monotonic()
-    for _ in until():
-        if [worker for worker in workers(api) if worker.pid != first.pid]:
-            break
-    assert httpx.get(api.url + AVAILABLE, timeout=10).status_code == 200
-    assert time.monotonic() - killed_at < 5
-    assert f'worker 1 ended with status {-signal.SIGKILL}' in api.output()
-
-
-def test_killed_parent_leaves_no_orphan(sample_url: str, start_api: Callable) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
-    for _ in until():
-        if len(workers(api)) == 2:
-            break
-    orphans = workers(api)
-    api.process.kill()
-    assert psutil.wait_procs(orphans, timeout=10)[1] == []
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_signal_lets_answers_in_progress_finish(
-    rows: Rows, database_url: str, start_api: Callable, number: signal.Signals
-) -> None:
-    make_slow(rows, 0.5)
-    api = start_api(DATABASE_URL=database_url)
-    found = []
-    asking = threading.Thread(target=lambda: found.append(api.get(AVAILABLE)))
-    asking.start()
-    wait_until_busy(rows)
-    os.kill(api.process.pid, number)
-    asking.join()
-    assert found[0].status_code == 200
-    assert api.process.wait(15) == 0
-
-
-def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Callable) -> None:
-    make_slow(rows, 30)
-    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='60')
-    failed = []
-
-    def ask() -> None:
-        try:
-            api.get(AVAILABLE)
-        except httpx.HTTPError as ex:
-            failed.append(ex)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    wait_until_busy(rows)
-    left = workers(api)
-    api.process.terminate()
-    with pytest.raises(Exception, match='timed out'):
-        api.process.wait(0.5)
-    api.process.terminate()
-    api.process.wait(5)
-    asking.join()
-    assert failed
-    assert psutil.wait_procs(left, timeout=5)[1] == []
 
 
 def test_slow_report_does_not_hold_up_the_quick_ones(

@@ -1,0 +1,190 @@
+"""How the service ends and is replaced: nothing that it accepted is lost."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import psutil
+import pytest
+
+from tests.faults.load import Load, failures
+from tests.support import ApiProcess, Rows, is_listening, make_slow, metric, until, wait_until_busy
+
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+
+
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    return psutil.Process(api.process.pid).children()
+
+
+def test_killed_worker_is_replaced_within_a_second(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    [first] = workers(api)
+    assert api.get(AVAILABLE).status_code == 200
+    first.kill()
+    killed_at = time.time()
+    for _ in until():
+        if others := [worker for worker in workers(api) if worker.pid != first.pid]:
+            break
+    assert others[0].create_time() - killed_at < 1
+    assert httpx.get(api.url + AVAILABLE, timeout=10).status_code == 200
+    assert f'worker 1 ended with status {-signal.SIGKILL}' in api.output()
+    assert metric(api, 'workers_restarted_total') == 1
+
+
+def test_killed_parent_leaves_no_orphan(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    for _ in until():
+        if len(workers(api)) == 2:
+            break
+    orphans = workers(api)
+    api.process.kill()
+    assert psutil.wait_procs(orphans, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_answers_in_progress_finish(
+    rows: Rows, database_url: str, start_api: Callable, number: signal.Signals
+) -> None:
+    make_slow(rows, 0.5)
+    api = start_api(DATABASE_URL=database_url)
+    found = []
+    asking = threading.Thread(target=lambda: found.append(api.get(AVAILABLE)))
+    asking.start()
+    wait_until_busy(rows)
+    os.kill(api.process.pid, number)
+    asking.join()
+    assert found[0].status_code == 200
+    assert api.process.wait(15) == 0
+
+
+def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Callable) -> None:
+    make_slow(rows, 30)
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='60')
+    failed = []
+
+    def ask() -> None:
+        try:
+            api.get(AVAILABLE)
+        except httpx.HTTPError as ex:
+            failed.append(ex)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_until_busy(rows)
+    left = workers(api)
+    api.process.terminate()
+    with pytest.raises(Exception, match='timed out'):
+        api.process.wait(0.5)
+    api.process.terminate()
+    api.process.wait(5)
+    asking.join()
+    assert failed
+    assert psutil.wait_procs(left, timeout=5)[1] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_no_accepted_request_is_lost_under_load(
+    sample_url: str, start_api: Callable, number: signal.Signals
+) -> None:
+    api = start_api(DATABASE_URL=sample_url)
+    with Load(api.url) as clients:
+        clients.wait_for(200)
+        api.process.send_signal(number)
+        assert api.process.wait(15) == 0
+    lost = failures(clients.asked)
+    # nobody listens any more: the only way in which a request may fail
+    assert {type(asked.failure) for asked in lost} <= {ConnectionRefusedError}
+    assert len(clients.asked) - len(lost) >= 200
+
+
+def test_end_waits_for_every_answer_in_progress(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    make_slow(rows, 0.5)
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_WORKERS='1',
+        API_POOL_TIMEOUT_S='30',
+        API_SHUTDOWN_TIMEOUT_S='30',
+    )
+    found = []
+
+    def ask(day: int) -> None:
+        path = f'{AVAILABLE}&timestamp=2024-07-{day}'
+        found.append(httpx.get(api.url + path, timeout=30).status_code)
+
+    # more than there are connections, so some wait in the service
+    asking = [threading.Thread(target=ask, args=[day]) for day in range(10, 22)]
+    for thread in asking:
+        thread.start()
+    for _ in until():
+        if metric(api, 'requests_waiting'):
+            break
+    api.process.terminate()
+    for thread in asking:
+        thread.join()
+    assert found == [200] * 12
+    assert api.process.wait(15) == 0
+
+
+def test_end_does_not_wait_longer_than_configured(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    make_slow(rows, 60)
+    api = start_api(
+        DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='120', API_SHUTDOWN_TIMEOUT_S='0.5'
+    )
+    with socket.create_connection(('127.0.0.1', api.port)) as client:
+        client.sendall(f'GET {AVAILABLE} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+        wait_until_busy(rows)
+        api.process.terminate()
+        assert api.process.wait(20) == 0
+        assert client.recv(1000) == b''
+    assert 'ended with answers in progress' in api.output()
+
+
+def test_rolling_restart_loses_no_request(
+    sample_url: str, start_api: Callable, unused_port: int
+) -> None:
+    settings = {
+        'DATABASE_URL': sample_url,
+        'API_PORT': str(unused_port),
+        'API_REUSE_PORT': 'true',
+        'API_WORKERS': '2',
+    }
+    running = start_api(**settings)
+    with Load(running.url, clients=8) as clients:
+        for _ in range(3):
+            clients.wait_for(100)
+            new = start_api(**settings)
+            clients.wait_for(100)
+            assert running.stop() == 0
+            assert is_listening(unused_port)
+            running = new
+        clients.wait_for(100)
+    assert failures(clients.asked) == []
+
+
+def test_rolling_restart_loses_no_request_of_clients_that_connect_each_time(
+    sample_url: str, start_api: Callable, unused_port: int
+) -> None:
+    settings = {
+        'DATABASE_URL': sample_url,
+        'API_PORT': str(unused_port),
+        'API_REUSE_PORT': 'true',
+        'API_WORKERS': '2',
+    }
+    running = start_api(**settings)
+    with Load(running.url, clients=8, headers={'Connection': 'close'}) as clients:
+        clients.wait_for(100)
+        new = start_api(**settings)
+        clients.wait_for(100)
+        assert running.stop() == 0
+        clients.wait_for(100)
+        assert new.process.poll() is None
+    assert failures(clients.asked) == []

@@ -1,5 +1,6 @@
 """The HTTP server: worker processes on one listening socket, until a signal ends them."""
 
+import ctypes
 import ipaddress
 import logging
 import multiprocessing
@@ -37,6 +38,8 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 BACKLOG = 1024
 CONNECTION_LIMIT = 2000
+M_MMAP_THRESHOLD = -3
+MMAP_THRESHOLD_BYTES = 256 * 1024
 CHECK_INTERVAL_S = 1.0
 # threads beyond those that work or wait for the database, so that /live is answered at once
 SPARE_THREADS = 4
@@ -130,6 +133,7 @@ def serve(settings: Settings) -> None:
     """
     configure_logging(settings.log_level, settings.log_format)
     allow_open_files()
+    return_memory()
     with tempfile.TemporaryDirectory(prefix='membership-benefits-metrics-') as folder:
         share_between_processes(folder)
         metrics = Metrics()
@@ -147,6 +151,17 @@ def serve(settings: Settings) -> None:
             if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
                 log.warning('whoever reaches this address may read the reports: no token is set')
             supervisor.run(None if is_checked else database)
+
+
+def return_memory() -> None:
+    """Make glibc give the memory of large answers back when they are gone.
+
+    By itself it raises the size from which it does that to the largest freed so far, up to
+    32 MiB (M_MMAP_THRESHOLD in mallopt(3)), and keeps the rest in an arena for each thread.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def allow_open_files() -> None:

@@ -1,0 +1,143 @@
+"""Clients that connect and do nothing, send slowly or never read: nobody else notices."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import httpx
+import psutil
+
+from tests.support import ApiProcess, Rows, metric, until
+
+TOP = '/venues/top-benefits'
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+REQUEST = b'GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n'
+MIB = 2**20
+# what a worker opens when it is first needed: connections of the pool, files of metrics
+FEW_FILES = 16
+
+
+class Crowd:
+    """Sockets that are connected to the API."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stack = ExitStack()
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> 'Crowd':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._stack.close()
+
+    def connect(self, number: int) -> list[socket.socket]:
+        """Connect some clients, who can take in little at a time."""
+        clients = []
+        for _ in range(number):
+            client = self._stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(30)
+            client.connect(('127.0.0.1', self._port))
+            clients.append(client)
+        return clients
+
+    def drip(self, clients: list[socket.socket]) -> None:
+        """Make clients send a request by a byte a second."""
+
+        def send() -> None:
+            for byte in REQUEST % AVAILABLE.encode():
+                for client in clients:
+                    client.sendall(bytes([byte]))
+                if self._is_over.wait(1):
+                    return
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        self._stack.callback(thread.join)
+
+
+def family(api: ApiProcess) -> list[psutil.Process]:
+    parent = psutil.Process(api.process.pid)
+    return [parent, *parent.children()]
+
+
+def memory(api: ApiProcess) -> int:
+    """Return how many bytes the API's processes have for themselves."""
+    return sum(process.memory_full_info().uss for process in family(api))
+
+
+def open_files(api: ApiProcess) -> int:
+    return sum(process.num_fds() for process in family(api))
+
+
+def disturb(api: ApiProcess, answered: int) -> None:
+    """Crowd the API, whose top-benefits answer was given so many times, and look at others."""
+    files_before = open_files(api)
+    with Crowd(api.port) as crowd:
+        idle = crowd.connect(500)
+        crowd.drip(crowd.connect(200))
+        for client in crowd.connect(50):
+            client.sendall(REQUEST % TOP.encode())
+        for _ in until():  # all have their answer waiting, who will not read it
+            if metric(api, f'http_requests_total{{route="{TOP}",status="200"}}') == answered + 50:
+                break
+        assert open_files(api) >= files_before + 750
+        for path in ['/live', AVAILABLE] * 20:
+            answer = httpx.get(api.url + path)
+            assert answer.status_code == 200
+            assert answer.elapsed.total_seconds() < 1
+        idle[0].sendall(REQUEST % b'/live')
+        assert idle[0].recv(1000).startswith(b'HTTP/1.1 200')
+    for _ in until():
+        if open_files(api) <= files_before + FEW_FILES:
+            break
+    assert open_files(api) <= files_before + FEW_FILES
+
+
+def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute(
+        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
+    )
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='2', API_STATEMENT_TIMEOUT_S='30')
+    answer = api.get(TOP, headers={'Accept-Encoding': 'identity'})
+    assert len(answer.content) > 10 * MIB
+    idle = memory(api)
+    disturb(api, answered=1)
+    after_one = memory(api)
+    disturb(api, answered=51)
+    # the answers nobody read are 1000 MiB; what Python keeps for 750 connections is kept once
+    assert after_one - idle < 48 * MIB
+    assert memory(api) - after_one < 8 * MIB
+
+
+def test_clients_that_neither_send_nor_read_are_disconnected(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute(
+        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
+    )
+    api = start_api(
+        DATABASE_URL=database_url, API_CLIENT_TIMEOUT_S='2', API_STATEMENT_TIMEOUT_S='30'
+    )
+    assert api.get(TOP).status_code == 200
+    with Crowd(api.port) as crowd:
+        for client in crowd.connect(10):
+            client.sendall(REQUEST % TOP.encode())
+        [idle] = crowd.connect(1)
+        assert idle.recv(1) == b''
+        for _ in until():
+            left = [
+                connection
+                for process in family(api)
+                for connection in process.net_connections('tcp')
+                if connection.status == psutil.CONN_ESTABLISHED
+                and connection.laddr.port == api.port
+            ]
+            if len(left) <= 1:  # our own client's
+                break
+        assert len(left) <= 1

@@ -270,19 +270,14 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
         api.stop()
 
 
-@pytest.mark.parametrize(
-    ('role', 'attributes'), [('postgres', 'read-write'), ('membership_benefits_api', 'primary')]
-)
-def test_promoted_standby_is_picked_up(
-    start_api: Callable[..., ApiProcess], role: str, attributes: str
-) -> None:
+def test_promoted_standby_is_picked_up(start_api: Callable[..., ApiProcess]) -> None:
     with EmbeddedServer() as primary:
         load(primary.url(), 'schema.sql')
         with psycopg.connect(primary.url()) as connection:
             connection.execute((FOLDER / 'readonly_role.sql').read_text())
         with Standby(primary) as standby:
-            url = f'{hosts(primary, standby, user=role)}&target_session_attrs={attributes}'
-            api = start_api(DATABASE_URL=url)
+            url = hosts(primary, standby, user='membership_benefits_api')
+            api = start_api(DATABASE_URL=f'{url}&target_session_attrs=primary')
             assert api.get(REPORTS[0]).text == '[]'
             standby.catch_up()
             kill(primary)
@@ -296,12 +291,10 @@ def test_promoted_standby_is_picked_up(
             assert expected
 
 
-def test_read_write_refuses_the_read_only_role() -> None:
-    with EmbeddedServer() as server:
-        with psycopg.connect(server.url()) as connection:
-            connection.execute('create role reader login')
-            connection.execute('alter role reader set default_transaction_read_only = on')
-        url = hosts(server, user='reader')
-        psycopg.connect(f'{url}&target_session_attrs=primary').close()
-        with pytest.raises(psycopg.OperationalError, match='read-only'):
-            psycopg.connect(f'{url}&target_session_attrs=read-write')
+def test_read_write_refuses_the_read_only_role(cluster: Cluster) -> None:
+    with psycopg.connect(cluster.primary.url()) as connection:
+        connection.execute((FOLDER / 'readonly_role.sql').read_text())
+    url = hosts(cluster.primary, user='membership_benefits_api')
+    psycopg.connect(f'{url}&target_session_attrs=primary').close()
+    with pytest.raises(psycopg.OperationalError, match='read-only'):
+        psycopg.connect(f'{url}&target_session_attrs=read-write')

@@ -20,7 +20,11 @@ def main() -> int:
     )
     try:
         if parser.parse_args().check:
-            Database(load_settings()).check(load_reports().values())
+            if missing := Database(load_settings()).check(load_reports().values()):
+                print(
+                    f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',
+                    file=sys.stderr,
+                )
         else:
             serve(load_settings())
     except (ConfigError, FunctionFileError) as ex:

@@ -110,7 +110,7 @@ class EmbeddedServer(Postgresql):
         base = Path(self._folder.name)
         if os.getuid() != self._uid:
             base.chmod(0o755)
-            self.binaries = readable_copy(self.binaries, base, self._launch())
+            self.binaries = readable_copy(self.binaries, base, self.launch())
         super().__init__(
             base_dir=str(base),
             initdb=str(self.binaries / 'initdb'),
@@ -122,7 +122,8 @@ class EmbeddedServer(Postgresql):
             boot_timeout=60,
         )
 
-    def _launch(self) -> list[str]:
+    def launch(self) -> list[str]:
+        """Return what to put before a command so that the server's user runs it."""
         return [
             sys.executable,
             '-I',
@@ -133,10 +134,14 @@ class EmbeddedServer(Postgresql):
             str(self._gid),
         ]
 
-    def initialize_database(self) -> None:
-        """Make the data folder (called by the base class)."""
+    def give_folders_to_server(self) -> None:
+        """Let the server's user own its folders."""
         for path in [Path(self.base_dir, subdir) for subdir in self.subdirectories]:
             os.chown(path, self._uid, self._gid)
+
+    def initialize_database(self) -> None:
+        """Make the data folder (called by the base class)."""
+        self.give_folders_to_server()
         command = [
             self.initdb,
             '-D',
@@ -147,7 +152,7 @@ class EmbeddedServer(Postgresql):
             'trust',
         ]
         initdb = subprocess.run(
-            [*self._launch(), *command, '-E', 'UTF8', '--locale=C', '--no-sync'],
+            [*self.launch(), *command, '-E', 'UTF8', '--locale=C', '--no-sync'],
             capture_output=True,
             text=True,
             check=False,
@@ -157,7 +162,7 @@ class EmbeddedServer(Postgresql):
 
     def get_server_commandline(self) -> list[str]:
         """Return the command that starts the server (called by the base class)."""
-        return [*self._launch(), *super().get_server_commandline()]
+        return [*self.launch(), *super().get_server_commandline()]
 
     def dsn(self, *, database: str = 'test', **_: object) -> dict[str, object]:
         """Return pg8000's connection parameters (called by the base class)."""

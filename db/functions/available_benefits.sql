@@ -22,7 +22,8 @@ rules (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that has a rule, with the person's latest use of it (null when none);
+-- one row per benefit of the venue that has a rule, with the person's latest use of it (null when none
+-- within the cooldown);
 -- materialized, since the planner would else copy the probe to both places that read last_used_at
 offered as materialized (
     select
@@ -39,6 +40,8 @@ offered as materialized (
                 benefit_usage."personId" = params.person_id
                 and benefit_usage."benefitId" = benefit.id
                 and benefit_usage."usageTimestamp" <= params.as_of
+                -- an earlier use holds nothing back; saying so lets older partitions be left out
+                and benefit_usage."usageTimestamp" > params.as_of - rules.cooldown
         ) as last_used_at
     from params
     inner join benefit on params.venue_id = benefit."venueId"

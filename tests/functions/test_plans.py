@@ -98,7 +98,11 @@ class Plan:
 
     def nodes(self, relation: str) -> list[dict]:
         """Return the nodes that read a table, directly or by an index."""
-        return [node for node in self._walk(self._top) if node.get('Relation Name') == relation]
+        return [node for node in self.all() if node.get('Relation Name') == relation]
+
+    def all(self) -> list[dict]:
+        """Return all nodes."""
+        return list(self._walk(self._top))
 
     def _walk(self, node: dict) -> Iterator[dict]:
         yield node

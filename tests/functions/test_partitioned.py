@@ -1,0 +1,191 @@
+"""The reports on uses partitioned by month: the same answers, and what the plans do not read."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer
+from tests.functions.test_plans import Plan, Plans
+from tests.support import ROOT, clean_environment, cloned, program, run, run_function
+
+# Fourteen months. Benefits of one venue are used every day, twice a week, or hardly ever
+DATA = """
+set session_replication_role = replica;
+
+insert into venue select number, 'Venue' from generate_series(1, 100) as number;
+
+insert into person select number, 'Person' from generate_series(1, 500) as number;
+
+insert into benefit (id, "venueId", title, recurrence)
+select venue.id * 3 + kinds.place, venue.id, 'Benefit', kinds.recurrence
+from venue
+cross join (values (0, 'day'), (1, 'week'), (2, 'month')) as kinds (place, recurrence);
+
+insert into benefit_usage ("personId", "benefitId", "usageTimestamp")
+select
+    1 + (number * 7 + benefit.id) % 500,
+    benefit.id,
+    timestamp '2023-05-20' + benefit.id * interval '1 hour' + number * paces.pace
+from benefit
+cross join lateral (
+    select case
+        when benefit.id = 3 then interval '6 hours'
+        when benefit.id = 4 then interval '80 hours'
+        when benefit.id = 5 then interval '40 days'
+        else interval '30 hours'
+    end as pace
+) as paces
+cross join lateral
+    generate_series(1, extract(epoch from interval '420 days') / extract(epoch from paces.pace))
+        as number;
+
+-- this person's last uses of venue 1: none of 3, of 4 long ago, of 5 lately
+delete from benefit_usage where "personId" = 1 and "benefitId" in (3, 4, 5);
+
+insert into benefit_usage ("personId", "benefitId", "usageTimestamp")
+values (1, 4, '2023-06-02'), (1, 5, '2024-06-20');
+
+vacuum (analyze) venue, person, benefit, benefit_usage
+"""
+README = (ROOT / 'README.md').read_text()
+VENUE = 1
+MOMENT = '2024-07-01 12:00+00'
+# a month's first moment and the one before it, the first and last uses, and far from any
+MOMENTS = [
+    MOMENT,
+    '2024-07-01 00:00+00',
+    '2024-06-30 23:59:59.999999+00',
+    '2023-05-20 00:00+00',
+    '2023-12-15 08:00+00',
+    '2024-07-13 23:00+00',
+    '2025-01-05 00:00+00',
+    '2021-01-01 00:00+00',
+    '2099-01-01 00:00+00',
+]
+WINDOW = [f'benefit_usage_2024_{month:02}' for month in range(1, 8)]
+NAMES = ['available_benefits', 'inactivity_periods', 'top_benefits']
+
+
+class Database(NamedTuple):
+    """A database whose uses are partitioned now, and what it answered before."""
+
+    url: str
+    connection: psycopg.Connection
+    before: list[str]
+
+
+def answers(connection: psycopg.Connection) -> list[str]:
+    found = []
+    for moment in MOMENTS:
+        asked = [('top_benefits', {})]
+        for venue in (1, 2, 57):
+            asked.append(('inactivity_periods', {'venue_id': venue}))
+            for person in (1, 2, 333):
+                known = {'venue_id': venue, 'person_id': person}
+                asked.append(('available_benefits', known))
+        for name, values in asked:
+            answer = run_function(connection, name, timestamp=moment, **values)
+            found.append(f'{name} {values} {moment}: {json.dumps(answer)}')
+    return found
+
+
+@pytest.fixture(scope='module')
+def database(
+    server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    """Return a database that the README's statements have partitioned."""
+    [statements] = re.findall(r'^```sql\n(begin;\n.*?)^```$', README, re.MULTILINE | re.DOTALL)
+    script = tmp_path_factory.mktemp('partitioned') / 'script.sql'
+    script.write_text(statements)
+    with cloned(server) as url, psycopg.connect(url, autocommit=True) as connection:
+        for statement in DATA.split(';\n'):
+            connection.execute(statement)
+        before = answers(connection)
+        psql = program(server, 'psql')
+        run(psql, url, '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(script))
+        yield Database(url, connection, before)
+
+
+@pytest.fixture(params=['custom', 'generic'])
+def plans(request: pytest.FixtureRequest, database: Database) -> Plans:
+    """Return the plans that the server makes for known values, and those for any."""
+    database.connection.execute(f'set plan_cache_mode = force_{request.param}_plan')
+    return Plans(database.connection)
+
+
+def read(plan: Plan) -> list[dict]:
+    """Return the nodes that read a partition; those that were never executed are left out."""
+    return [node for node in plan.all() if is_partition(node) and node['Actual Loops']]
+
+
+def is_partition(node: dict) -> bool:
+    return node.get('Relation Name', '').startswith('benefit_usage_')
+
+
+def partitions(plan: Plan) -> list[str]:
+    return sorted({node['Relation Name'] for node in read(plan)})
+
+
+def test_partitions_answer_as_the_whole_table_did(database: Database) -> None:
+    [[count, rows]] = database.connection.execute(
+        'select count(distinct tableoid), count(*) from benefit_usage'
+    ).fetchall()
+    assert count >= 14
+    assert rows > 90_000
+    assert answers(database.connection) == database.before
+    assert len(set(database.before)) > len(MOMENTS) * 4
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_partitions_are_read_from_their_indexes_alone(plans: Plans, name: str) -> None:
+    nodes = read(plans.of(name, venue=VENUE, timestamp=MOMENT))
+    assert nodes
+    for node in nodes:
+        assert node['Node Type'] == 'Index Only Scan'
+        assert node['Heap Fetches'] == 0
+        assert 'Filter' not in node
+
+
+def test_top_benefits_reads_the_partitions_of_the_window(plans: Plans) -> None:
+    assert partitions(plans.of('top_benefits', timestamp=MOMENT)) == WINDOW
+
+
+def test_inactivity_periods_hops_over_the_partitions_of_the_window(plans: Plans) -> None:
+    plan = plans.of('inactivity_periods', venue=VENUE, timestamp=MOMENT)
+    assert partitions(plan)
+    assert set(partitions(plan)) <= set(WINDOW)
+
+
+def test_available_benefits_reads_the_partitions_of_the_longest_cooldown(plans: Plans) -> None:
+    # venue 1 has a benefit that the person never used, and one last used a year ago
+    plan = plans.of('available_benefits', venue=VENUE, timestamp=MOMENT)
+    assert partitions(plan) == WINDOW[-2:]
+
+
+def test_recommended_indexes_of_the_whole_are_found(database: Database) -> None:
+    checked = subprocess.run(
+        [sys.executable, '-m', 'api', '--check'],
+        cwd=ROOT,
+        env=clean_environment() | {'DATABASE_URL': database.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert 'missing' not in checked.stderr + checked.stdout
+
+
+def test_new_use_gets_the_next_id(database: Database) -> None:
+    [ids] = database.connection.execute(
+        'with new as (insert into benefit_usage ("personId", "benefitId", "usageTimestamp")'
+        " values (2, 6, '2025-07-01') returning id)"
+        ' select new.id, (select max(id) from benefit_usage) from new'
+    ).fetchall()
+    assert ids[0] == ids[1] + 1
+    database.connection.execute('delete from benefit_usage where id = %s', ids[:1])

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, load
-from tests.support import ROOT, ApiProcess, Daemon, Rows, program, run, system_program, until
+from tests.support import ROOT, ApiProcess, Daemon, Rows, program, run, system_program, wait_for
 
 ROLE = 'membership_benefits_api'
 REPORTS = [
@@ -175,9 +175,10 @@ def test_sessions_have_the_settings_of_the_role_and_none_of_ours(
     assert prepared == (0,)
 
 
-def test_session_is_named_after_its_worker_and_losing_it_costs_no_request(
+def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
     start_bouncer: Callable[..., str],
     start_api: Callable[..., ApiProcess],
+    bouncer: Daemon,
     admin: psycopg.Connection,
 ) -> None:
     url = start_bouncer(default_pool_size=1)
@@ -187,6 +188,10 @@ def test_session_is_named_after_its_worker_and_losing_it_costs_no_request(
     killed = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
     assert killed == [('membership-benefits-api/1', True)]
     assert api.get(PATHS[0]).status_code == 200
+    bouncer.kill()
+    start_bouncer(default_pool_size=1)
+    for path in PATHS:
+        assert api.get(path).status_code == 200
 
 
 def test_slow_statement_ends_by_the_timeout_of_the_role(
@@ -242,13 +247,6 @@ def test_restart_under_load(
     assert set(found) == {200, 503}
     for path in PATHS:
         assert api.get(path).status_code == 200
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    for _ in until():
-        if is_so():
-            return
-    raise AssertionError('waited for too long')
 
 
 def test_prepared_statements_through_a_pgbouncer_that_knows_them(

@@ -288,13 +288,13 @@ def test_connections_to_the_api_are_kept(pair: tuple[ApiProcess, Proxy]) -> None
             if connection.raddr and connection.laddr.port == api.port
         }
 
-    for _ in range(3):
+    seen = before = connections()
+    for _ in range(20):
         proxy.get(AVAILABLE)
-    before = connections()
-    assert before
-    for _ in range(10):
-        proxy.get(AVAILABLE)
-    assert connections() == before
+        assert connections()
+        seen = seen | connections()
+    # each of nginx's two workers may have opened one
+    assert len(seen - before) <= 2
 
 
 def test_tokens_keep_everything_out_of_the_cache(

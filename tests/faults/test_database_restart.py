@@ -117,9 +117,7 @@ def stop_immediately(server: EmbeddedServer) -> None:
 def test_restart_under_load_costs_no_request_that_comes_after_it(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(
-        DATABASE_URL=own_server.url(), API_POOL_MIN_SIZE='4', API_WORKERS='2'
-    )
+    api = start_api(DATABASE_URL=own_server.url(), API_POOL_MIN_SIZE='4', API_WORKERS='2')
     assert_recovers(api)
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("insert into venue values (1, 'One')")

@@ -102,7 +102,7 @@ def asked(api: ApiProcess) -> list[str]:
     return [line for line in api.output().splitlines() if 'route=/venues/' in line]
 
 
-def wait_until_busy(rows: Rows) -> None:
+def wait_until_held_up(rows: Rows) -> None:
     """Wait until the database holds up a report."""
     query = (
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
@@ -127,7 +127,7 @@ def test_identical_requests_at_once_are_one_for_the_api(
     with ThreadPoolExecutor(30) as clients:
         with held_up(rows):
             asking = [clients.submit(proxy.get, TOP) for _ in range(30)]
-            wait_until_busy(rows)
+            wait_until_held_up(rows)
             assert not any(answer.done() for answer in asking)
         answers = [answer.result() for answer in asking]
     assert {answer.status_code for answer in answers} == {200}
@@ -150,7 +150,7 @@ def test_stale_answer_is_given_at_once_while_one_request_renews_it(
             " values (1, 1, now() at time zone 'UTC' - interval '1 hour')"
         )
         wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'STALE')
-        wait_until_busy(rows)
+        wait_until_held_up(rows)
         for _ in range(20):
             stale = proxy.get(TOP)
             assert stale.status_code == 200

@@ -108,7 +108,13 @@ def wait_until_held_up(rows: Rows) -> None:
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
         " and query like '/* %' and datname = current_database()"
     )
-    wait_for(lambda: rows.connection.execute(query).fetchone() != (0,))
+
+    def is_held_up() -> bool:
+        # a transaction would go on seeing what it saw first
+        rows.connection.execute('select pg_stat_clear_snapshot()')
+        return rows.connection.execute(query).fetchone() != (0,)
+
+    wait_for(is_held_up)
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class Settings:
 
     cache_seconds: int = setting('http', 10, between=(0, 31536000))
     cache_past_seconds: int = setting('http', 300, between=(0, 31536000))
+    cache_stale_seconds: int = setting('http', 60, between=(0, 31536000))
     gzip_min_bytes: int = setting('http', 10000, between=(0, 2**31))
     cors_origins: tuple = setting('http', ())
 

@@ -24,8 +24,11 @@ class Report:
         self._function = function
         about_a_person = any(bind.name == 'person_id' for bind in function.binds)
         scope = 'private' if about_a_person or settings.token_sha256 else 'public'
-        self._cache_control = f'{scope}, max-age={settings.cache_seconds}'
-        self._cache_control_past = f'{scope}, max-age={settings.cache_past_seconds}'
+        # what a person has just used must not look available for long, so that is never stale
+        stale_s = 0 if about_a_person else settings.cache_stale_seconds
+        extension = [f'stale-while-revalidate={stale_s}'] if stale_s else []  # RFC 5861
+        self._cache_control = [scope, f'max-age={settings.cache_seconds}', *extension]
+        self._cache_control_past = [scope, f'max-age={settings.cache_past_seconds}', *extension]
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
@@ -36,7 +39,7 @@ class Report:
             detail = f'There is no {name} {values[answer.missing]}.'
             raise Problem('entity-not-found', detail, parameter=name)
         is_past = (values.get('timestamp') or '9999') < datetime.now(UTC).isoformat()
-        resp.cache_control = [self._cache_control_past if is_past else self._cache_control]
+        resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
         resp.data = answer.body
 

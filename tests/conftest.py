@@ -1,6 +1,5 @@
 """One PostgreSQL server a run, one database a test, and real API processes in front of it."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, load
-from tests.support import ApiProcess, Rows, cloned
+from tests.support import ApiProcess, Rows, cloned, free_port
 
 
 @pytest.fixture(scope='session')
@@ -53,9 +52,7 @@ def start_api(tmp_path: Path) -> Iterator[Callable[..., ApiProcess]]:
 @pytest.fixture
 def unused_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope='session')

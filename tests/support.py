@@ -8,18 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import psycopg
 import pytest
 
 from api.functions import FOLDER, load_function
-from db.embedded import EmbeddedServer
+from db.embedded import LAUNCH, EmbeddedServer, traversable_folder, unprivileged_user
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 30
@@ -33,6 +35,14 @@ def until(deadline_s: float = DEADLINE_S) -> Iterator[None]:
     while time.monotonic() < end:
         yield
         time.sleep(0.02)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    for _ in until():
+        if is_so():
+            return
+    raise AssertionError('waited for too long')
 
 
 def clean_environment() -> dict[str, str]:
@@ -218,3 +228,80 @@ def metric(api: ApiProcess, name: str) -> float:
         if line.startswith(f'benefits_api_{name} '):
             return float(line.rsplit(' ', 1)[1])
     return 0.0
+
+
+def system_program(name: str, package: str) -> str:
+    """Return a program of the system's; the test is skipped without it, or fails in CI."""
+    # where Debian puts what serves, which is not on an ordinary user's path
+    path = os.pathsep.join([os.environ.get('PATH', os.defpath), '/usr/local/sbin', '/usr/sbin'])
+    return shutil.which(name, path=path) or missing(
+        f'no {name} on this machine (Debian: apt install {package})'
+    )
+
+
+def missing(message: str) -> NoReturn:
+    """Skip the test since the machine lacks something, which in CI is a failure."""
+    if os.environ.get('CI'):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+class Daemon:
+    """A server of the system's that listens on a port of this machine, with a folder of its own.
+
+    It runs as the user that runs PostgreSQL, so never as root, and not longer than this process.
+
+    Attributes:
+        folder: Its files; its output goes to `log` in it.
+        port: Where it listens.
+    """
+
+    def __init__(self, name: str, package: str) -> None:
+        self._program = system_program(name, package)
+        self._owner = unprivileged_user()
+        self._folder = tempfile.TemporaryDirectory(prefix=f'{name}-', dir=traversable_folder())
+        self.folder = Path(self._folder.name)
+        os.chown(self.folder, *self._owner)
+        self.port = free_port()
+        self.process: subprocess.Popen | None = None
+
+    def start(self, *arguments: str) -> None:
+        """Start it and wait until it listens."""
+        owner = [str(id_) for id_ in self._owner]
+        with (self.folder / 'log').open('ab') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, '-I', '-S', '-c', LAUNCH, *owner, self._program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        for _ in until():
+            if is_listening(self.port):
+                return
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f'{self._program} does not listen:\n{self.output()}')
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return (self.folder / 'log').read_text()
+
+    def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it with a signal."""
+        if self.process:
+            self.process.send_signal(number)
+            self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> 'Daemon':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._folder.cleanup()

@@ -54,14 +54,14 @@ def test_etag_changes_with_the_bytes(
 @pytest.mark.parametrize(
     ('path', 'expected'),
     [
-        (TOP, 'public, max-age=7'),
+        (TOP, 'public, max-age=7, stale-while-revalidate=777'),
         (AVAILABLE, 'private, max-age=7'),
-        (INACTIVE, 'public, max-age=7'),
-        (as_of(TOP, '2999-01-01'), 'public, max-age=7'),
-        (as_of(TOP, PAST), 'public, max-age=77'),
+        (INACTIVE, 'public, max-age=7, stale-while-revalidate=777'),
+        (as_of(TOP, '2999-01-01'), 'public, max-age=7, stale-while-revalidate=777'),
+        (as_of(TOP, PAST), 'public, max-age=77, stale-while-revalidate=777'),
         (as_of(AVAILABLE, PAST), 'private, max-age=77'),
-        (as_of(INACTIVE, PAST), 'public, max-age=77'),
-        (as_of(INACTIVE, '0001-01-01'), 'public, max-age=77'),
+        (as_of(INACTIVE, PAST), 'public, max-age=77, stale-while-revalidate=777'),
+        (as_of(INACTIVE, '0001-01-01'), 'public, max-age=77, stale-while-revalidate=777'),
         ('/live', 'no-store'),
         ('/ready', 'no-store'),
         ('/nowhere', 'no-store'),
@@ -84,11 +84,19 @@ def configured_api(sample_url: str, tmp_path_factory: pytest.TempPathFactory) ->
             'DATABASE_URL': sample_url,
             'API_CACHE_SECONDS': '7',
             'API_CACHE_PAST_SECONDS': '77',
+            'API_CACHE_STALE_SECONDS': '777',
             'API_CORS_ORIGINS': 'https://a.example,https://b.example',
         },
     )
     yield process
     process.stop()
+
+
+def test_stale_answers_can_be_turned_off(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_CACHE_STALE_SECONDS='0')
+    assert api.get(TOP).headers['cache-control'] == 'public, max-age=10'
 
 
 def test_405_is_not_stored(api: ApiProcess) -> None:

@@ -1,7 +1,6 @@
 """The documentation page in a real browser, without any network beyond this machine."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from selenium.webdriver.support.expected_conditions import (
 from selenium.webdriver.support.wait import WebDriverWait
 
 from api.app import REPORTS
-from tests.support import ApiProcess
+from tests.support import ApiProcess, missing
 
 SWITCHES = [
     '--headless',
@@ -37,12 +36,9 @@ def browser() -> Iterator[webdriver.Chrome]:
     """Return a headless Chromium that records what its pages log and ask for."""
     chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
     if not (chromium and driver):
-        message = (
+        missing(
             'no chromium and chromedriver on this machine (Debian: apt install chromium-driver)'
         )
-        if os.environ.get('CI'):
-            pytest.fail(message)
-        pytest.skip(message)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})

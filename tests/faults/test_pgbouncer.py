@@ -1,0 +1,275 @@
+"""The reports through a real PgBouncer that lends a few sessions for one transaction at a time."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.support import ROOT, ApiProcess, Daemon, Rows, program, run, system_program, wait_for
+
+ROLE = 'membership_benefits_api'
+REPORTS = [
+    '/venues/top-benefits',
+    '/venues/1/available-benefits?personId=1',
+    '/venues/1/inactivity-periods',
+]
+PATHS = [*REPORTS, '/ready']
+# what README tells for a pooler in transaction mode
+TRANSACTION_MODE = {'API_SESSION_SETTINGS': 'false', 'API_PREPARE': 'false'}
+# what PgBouncer itself sets on a session for the client that it lends it to
+OF_PGBOUNCER = {
+    'application_name',
+    'client_encoding',
+    'DateStyle',
+    'standard_conforming_strings',
+    'TimeZone',
+}
+CLIENTS = 12
+
+
+@pytest.fixture(scope='module')
+def bouncer() -> Iterator[Daemon]:
+    """Return a PgBouncer, not started yet."""
+    with Daemon('pgbouncer', 'pgbouncer') as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope='module')
+def own_server(bouncer: Daemon) -> Iterator[EmbeddedServer]:
+    """Return a server far from UTC, with a few rows and the role of the file."""
+    with EmbeddedServer(timezone='Asia/Kathmandu') as server:
+        load(server.url(), 'schema.sql')
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            rows = Rows(connection)
+            rows.venues(1)
+            rows.people(1)
+            rows.benefit(1)
+            rows.uses(1, '2026-01-01T12:00')
+        file = ROOT / 'db' / 'readonly_role.sql'
+        psql = program(server, 'psql')
+        run(psql, server.url(), '-X', '-v', 'ON_ERROR_STOP=1', '-f', str(file))
+        yield server
+
+
+@pytest.fixture
+def start_bouncer(own_server: EmbeddedServer, bouncer: Daemon) -> Iterator[Callable[..., str]]:
+    """Return a function that starts it; arguments are settings. Returns the database's URL."""
+
+    def start(**settings: object) -> str:
+        lines = {
+            'listen_addr': '127.0.0.1',
+            'listen_port': bouncer.port,
+            'unix_socket_dir': '',
+            'auth_type': 'trust',
+            'auth_file': bouncer.folder / 'users',
+            'pool_mode': 'transaction',
+            **settings,
+        }
+        (bouncer.folder / 'users').write_text(f'"{ROLE}" ""\n')
+        (bouncer.folder / 'ini').write_text(
+            f'[databases]\n* = host={own_server.base_dir}/tmp port=5432\n[pgbouncer]\n'
+            + ''.join(f'{name} = {value}\n' for name, value in lines.items())
+        )
+        bouncer.start(str(bouncer.folder / 'ini'))
+        return f'postgresql://{ROLE}@127.0.0.1:{bouncer.port}/test'
+
+    yield start
+    bouncer.kill()
+
+
+@pytest.fixture
+def admin(own_server: EmbeddedServer) -> Iterator[psycopg.Connection]:
+    """Return a session of the administrator, past PgBouncer."""
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        yield connection
+
+
+def sessions(admin: psycopg.Connection) -> int:
+    """Return how many sessions the role has on the server."""
+    query = 'select count(*) from pg_stat_activity where usename = %s'
+    return admin.execute(query, [ROLE]).fetchone()[0]
+
+
+def ask_at_once(api: ApiProcess) -> list[int]:
+    """Ask for everything, many clients at a time, as of days of which no two share an answer."""
+    paths = [
+        f'{path}{"&" if "?" in path else "?"}timestamp=2026-09-{day:02}'
+        for day in range(1, 21)
+        for path in REPORTS
+    ]
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        return [answer.status_code for answer in clients.map(api.get, paths + ['/ready'] * 10)]
+
+
+def assert_all_work(api: ApiProcess, own_server: EmbeddedServer) -> None:
+    for path in PATHS:
+        assert api.get(path).status_code == 200, path
+    assert set(ask_at_once(api)) == {200}
+    assert 'level=error' not in api.output()
+    assert 'unavailable' not in api.output()
+    assert 'prepared statement' not in own_server.read_bootlog()
+
+
+def test_more_clients_than_sessions(
+    own_server: EmbeddedServer,
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    admin: psycopg.Connection,
+) -> None:
+    url = start_bouncer(default_pool_size=2)
+    api = start_api(
+        DATABASE_URL=url,
+        API_WORKERS='2',
+        API_POOL_MIN_SIZE='4',
+        API_POOL_TIMEOUT_S='30',
+        **TRANSACTION_MODE,
+    )
+    assert 'cannot be reached' not in api.output()  # so the start's check was done
+    assert_all_work(api, own_server)
+    assert 1 <= sessions(admin) <= 2
+
+
+def test_start_checks_the_files_through_it(
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    admin: psycopg.Connection,
+) -> None:
+    url = start_bouncer(default_pool_size=1)
+    admin.execute('alter table benefit rename column title to caption')
+    try:
+        with pytest.raises(AssertionError, match=r'error: available_benefits\.sql line \d+: col'):
+            start_api(DATABASE_URL=url, **TRANSACTION_MODE)
+    finally:
+        admin.execute('alter table benefit rename column caption to title')
+    # the refused statement leaves nothing behind on the session that others get
+    assert start_api(DATABASE_URL=url, **TRANSACTION_MODE).get(PATHS[0]).status_code == 200
+
+
+def test_sessions_have_the_settings_of_the_role_and_none_of_ours(
+    start_bouncer: Callable[..., str], start_api: Callable[..., ApiProcess]
+) -> None:
+    url = start_bouncer(default_pool_size=1)
+    api = start_api(DATABASE_URL=url, API_STATEMENT_TIMEOUT_S='7', **TRANSACTION_MODE)
+    for path in PATHS:
+        assert api.get(path).status_code == 200
+    # a pool of one lends us the session that the API had
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        found = {
+            name: (setting, source)
+            for name, setting, source in connection.execute(
+                'select name, setting, source from pg_settings'
+            )
+        }
+        prepared = connection.execute('select count(*) from pg_prepared_statements').fetchone()
+    assert found['default_transaction_read_only'] == ('on', 'user')
+    assert found['statement_timeout'] == ('5000', 'user')
+    assert found['idle_in_transaction_session_timeout'] == ('10000', 'user')
+    assert found['TimeZone'][0] == 'UTC'
+    assert {name for name, (_, source) in found.items() if source == 'session'} <= OF_PGBOUNCER
+    assert prepared == (0,)
+
+
+def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    bouncer: Daemon,
+    admin: psycopg.Connection,
+) -> None:
+    url = start_bouncer(default_pool_size=1)
+    api = start_api(DATABASE_URL=url, API_WORKERS='1', **TRANSACTION_MODE)
+    assert api.get(PATHS[0]).status_code == 200
+    query = 'select application_name, pg_terminate_backend(pid) from pg_stat_activity'
+    killed = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
+    assert killed == [('membership-benefits-api/1', True)]
+    assert api.get(PATHS[0]).status_code == 200
+    bouncer.kill()
+    start_bouncer(default_pool_size=1)
+    for path in PATHS:
+        assert api.get(path).status_code == 200
+
+
+def test_slow_statement_ends_by_the_timeout_of_the_role(
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    admin: psycopg.Connection,
+) -> None:
+    admin.execute(f"alter role {ROLE} set statement_timeout = '400ms'")
+    try:
+        api = start_api(
+            DATABASE_URL=start_bouncer(default_pool_size=1),
+            API_STATEMENT_TIMEOUT_S='60',
+            **TRANSACTION_MODE,
+        )
+        with admin.transaction():
+            admin.execute('lock table benefit_usage')
+            assert api.get(PATHS[0]).status_code == 504
+        # 57014 is what the server said; our own patience has no code
+        assert 'statement cancelled: 57014' in api.output()
+        assert api.get('/ready').status_code == 200
+    finally:
+        admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")
+
+
+def test_restart_under_load(
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    bouncer: Daemon,
+) -> None:
+    api = start_api(DATABASE_URL=start_bouncer(default_pool_size=2), **TRANSACTION_MODE)
+    is_over = False
+    found: list[int] = []
+
+    def ask(first: int) -> None:
+        for n in count(first):
+            if is_over:
+                return
+            found.append(api.get(PATHS[n % len(PATHS)]).status_code)
+
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(ask, n) for n in range(4)]
+        try:
+            wait_for(lambda: found.count(200) >= 20)
+            bouncer.kill(signal.SIGINT)  # as systemd does
+            wait_for(lambda: 503 in found)
+            start_bouncer(default_pool_size=2)
+            came_back = len(found)
+            wait_for(lambda: found[came_back:].count(200) >= 20)
+        finally:
+            is_over = True
+    for client in asking:
+        client.result()
+    assert set(found) == {200, 503}
+    for path in PATHS:
+        assert api.get(path).status_code == 200
+
+
+def test_prepared_statements_through_a_pgbouncer_that_knows_them(
+    own_server: EmbeddedServer,
+    start_bouncer: Callable[..., str],
+    start_api: Callable[..., ApiProcess],
+    admin: psycopg.Connection,
+) -> None:
+    command = [system_program('pgbouncer', 'pgbouncer'), '--version']
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    version = re.search(r'PgBouncer (\d+)\.(\d+)', shown)
+    if tuple(map(int, version.groups())) < (1, 21):
+        pytest.skip(f'{version[0]} does not know prepared statements; 1.21 and newer do')
+    url = start_bouncer(default_pool_size=2, max_prepared_statements=10)
+    api = start_api(
+        DATABASE_URL=url,
+        API_SESSION_SETTINGS='false',
+        API_WORKERS='2',
+        API_POOL_MIN_SIZE='4',
+        API_POOL_TIMEOUT_S='30',
+    )
+    assert_all_work(api, own_server)
+    assert 1 <= sessions(admin) <= 2
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        query = 'select statement from pg_prepared_statements'
+        assert [s for (s,) in connection.execute(query) if s.startswith('/* ')]

@@ -31,30 +31,15 @@ report_window as not materialized (
     cross join constants
 ),
 
--- one row per benefit, with its share: six equal ranges of benefit ids
-dealt as not materialized (
-    select
-        benefit.id,
-        ntile(6) over (order by benefit.id) as share_no
-    from benefit
-),
-
--- one row per share: its first and its last benefit
-ranges as not materialized (
-    select
-        dealt.share_no,
-        min(dealt.id) as first_id,
-        max(dealt.id) as last_id
-    from dealt
-    group by dealt.share_no
-),
-
--- one row: the ranges as two arrays, read by share; computed once, before the workers start
+-- one row: the id below the first benefit's, then the last id of each of six equal shares of the benefits;
+-- computed once, before the workers start
 bounds as materialized (
     select
-        array_agg(ranges.first_id order by ranges.share_no) as first_ids,
-        array_agg(ranges.last_id order by ranges.share_no) as last_ids
-    from ranges
+        min(benefit.id) - 1
+        || percentile_disc(array[1 / 6.0, 2 / 6.0, 3 / 6.0, 4 / 6.0, 5 / 6.0, 1]) within group (
+            order by benefit.id
+        ) as ids
+    from benefit
 ),
 
 -- one row per benefit that was used in the window; shares runs it once per range, never as a whole
@@ -113,10 +98,10 @@ counted as (
     from shares
     inner join benefit on shares.benefit_id = benefit.id
     where
-        shares.benefit_id >= (select bounds.first_ids from bounds)[shares.share_no]
+        shares.benefit_id > (select bounds.ids from bounds)[shares.share_no]
         -- any (array[x]) means x. The planner takes two plain bounds that it does not know yet for a narrow
         -- range, a 200th of the table, not worth a worker; written like this, for a ninth of it
-        and shares.benefit_id <= any(array[(select bounds.last_ids from bounds)[shares.share_no]])
+        and shares.benefit_id <= any(array[(select bounds.ids from bounds)[shares.share_no + 1]])
 ),
 
 -- one row per counted benefit, with its place in its venue

@@ -205,8 +205,8 @@ def main() -> int:
     titles = {
         'machine': 'Machine',
         'sql': (
-            'In SQL: medians. ours and plain_cached may use a plan for any values, plain is planned'
-            ' for its own; growth is ours against a hundredth of the uses'
+            "In SQL: medians, also of the rounds' ratios. ours and plain_cached may have a plan for"
+            ' any values, plain is planned for its own; growth is against a hundredth of the uses'
         ),
         'http': f'Over HTTP: medians of {http.ROUNDS} rounds in turns',
         'memory': 'Memory of one process, medians of fresh ones; peak and after are above idle',

@@ -25,7 +25,7 @@ BARE_COUNT = """
 """
 # from its sixth run on, a prepared statement may have a plan for any values
 WARM_UP_RUNS = 6
-MIN_ROUNDS = 5
+MIN_ROUNDS = 15
 TURN_S = 0.05
 
 
@@ -57,7 +57,7 @@ def turn(action: Callable[[], object]) -> float:
     return median(times)
 
 
-def interleaved(actions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def interleaved(actions: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Run actions in turns (A, B, A, B ...).
 
     Args:
@@ -65,7 +65,7 @@ def interleaved(actions: dict[str, Callable[[], object]], seconds: float) -> dic
         seconds: How long at least, after the warm-up.
 
     Returns:
-        The median of each action's rounds in seconds, by name.
+        Each action's rounds in seconds, by name.
     """
     for action in actions.values():
         for _ in range(WARM_UP_RUNS):
@@ -74,7 +74,15 @@ def interleaved(actions: dict[str, Callable[[], object]], seconds: float) -> dic
     started = time.monotonic()
     while len(rounds) < MIN_ROUNDS or time.monotonic() - started < seconds:
         rounds.append({name: turn(action) for name, action in actions.items()})
-    return {name: median(times[name] for times in rounds) for name in actions}
+    return {name: [times[name] for times in rounds] for name in actions}
+
+
+def ratio(these: list[float], those: list[float]) -> float:
+    """Return the median of the rounds' ratios.
+
+    The two of a round ran next to each other, so what the machine did besides weighed on both.
+    """
+    return round(median(this / that for this, that in zip(these, those, strict=True)), 2)
 
 
 def measure(
@@ -122,7 +130,12 @@ def measure(
                 if report == 'top_benefits':
                     actions[f'count {usages}'] = prepared(connection, BARE_COUNT)
             times = interleaved(actions, seconds)
-            rows += [row(report, usages, min(urls), times) for usages in urls]
+            # the plain forms would stand between the sizes: many seconds, and the caches swept
+            ours_only = {name: action for name, action in actions.items() if 'ours' in name}
+            sizes = interleaved(ours_only, seconds)
+            for usages in urls:
+                growth = ratio(sizes[f'ours {usages}'], sizes[f'ours {min(urls)}'])
+                rows.append(row(report, usages, times, growth))
     return rows
 
 
@@ -142,18 +155,18 @@ def check_agreement(connection: psycopg.Connection, report: str, values: dict) -
     assert ours == plain, f'{report} and its plain form differ'
 
 
-def row(report: str, usages: int, fewest: int, times: dict[str, float]) -> dict:
-    """Return a row of the table; times are in seconds by form and uses."""
-    ours, plain = times[f'ours {usages}'], times[f'plain {usages}']
+def row(report: str, usages: int, times: dict[str, list[float]], growth: float) -> dict:
+    """Return a row of the table; times are each round's seconds, by form and uses."""
+    ours, plain, cached = (times[f'{form} {usages}'] for form in ('ours', 'plain', 'cached'))
     count = times.get(f'count {usages}')
     return {
         'report': report,
         'uses': usages,
-        'ours_ms': round(ours * 1000, 3),
-        'plain_ms': round(plain * 1000, 3),
-        'plain/ours': round(plain / ours, 2),
-        'plain_cached_ms': round(times[f'cached {usages}'] * 1000, 3),
-        'growth': round(ours / times[f'ours {fewest}'], 2),
-        'count_ms': count and round(count * 1000, 3),
-        'ours/count': count and round(ours / count, 2),
+        'ours_ms': round(median(ours) * 1000, 3),
+        'plain_ms': round(median(plain) * 1000, 3),
+        'plain/ours': ratio(plain, ours),
+        'plain_cached_ms': round(median(cached) * 1000, 3),
+        'growth': growth,
+        'count_ms': count and round(median(count) * 1000, 3),
+        'ours/count': count and ratio(ours, count),
     }

@@ -185,23 +185,20 @@ class Database:
         return True
 
     def _read(self, work: Callable[[Session], T], timings: Timings) -> T:
-        """Do something that only reads, again if it was not its fault that it failed.
+        """Do something that only reads, once more if it was not its fault that it failed.
 
-        A connection that turns out to be broken costs no request: every other connection is
-        checked, and the work is done on another one. That can break next, since a server that
-        dies breaks its connections one by one, but a pool has only so many of them. Work that a
-        standby had to cancel to keep up with its primary is done once more. What ran into the
-        statement timeout is not tried again.
+        A connection that turns out to be broken costs no request: all that are idle are
+        replaced, as they are likely to be broken too, and the work is done on a fresh one.
+        Work that a standby had to cancel to keep up with its primary is done once more as well.
+        What ran into the statement timeout is not.
         """
-        for _ in range(self._pool.max_size):
-            try:
-                return self._read_once(work, timings)
-            except ConnectionLost:
-                self._metrics.retries.inc()
-                self._pool.check()
-            except psycopg.errors.SerializationFailure:
-                self._metrics.retries.inc()
-                break
+        try:
+            return self._read_once(work, timings)
+        except ConnectionLost:
+            self._pool.drain()
+        except psycopg.errors.SerializationFailure:
+            pass
+        self._metrics.retries.inc()
         return self._read_once(work, timings)
 
     def _read_once(self, work: Callable[[Session], T], timings: Timings) -> T:

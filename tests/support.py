@@ -126,7 +126,7 @@ def make_slow(rows: Rows, seconds: float) -> None:
     rows.connection.execute('alter table benefit_usage rename to quick')
     rows.connection.execute(
         f'create view benefit_usage as select quick.* from quick, pg_sleep({seconds})'
-        f" union all select 1, 1, 1, timestamp '-infinity' from pg_sleep({seconds})"
+        f" union all (select 1, 1, 1, timestamp '-infinity' from pg_sleep({seconds}) offset 0)"
     )
 
 

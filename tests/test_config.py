@@ -102,6 +102,7 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
         ('[http]\ncors_origins = "https://a.example"', 'must be a list of strings'),
         ('[http]\ncors_origins = [1]', 'must be a list of strings'),
         ('[log]\nlog_level = "loud"', 'must be one of debug, info, warning, error'),
+        ('[auth]\ntoken_sha256 = ["hunter2"]', r'every item must match \[0-9a-f\]\{64\}$'),
         ('[database]\nurl = 7', r'\[database\] url: must be of type str'),
         ('[server', 'settings.toml: '),
     ],
@@ -126,6 +127,10 @@ def test_wrong_variable_is_refused(value: str) -> None:
         (
             {'DATABASE_URL': 'postgresql://me:hunter2@['},
             'DATABASE_URL: must be a libpq URL',
+        ),
+        (
+            {'DATABASE_URL': 'host=/nowhere', 'API_SLOW_REPORTS': 'topbenefits'},
+            'slow_reports: there is no topbenefits; allowed: top_benefits, available_benefits',
         ),
         (
             {'DATABASE_URL': 'password=hunter2 nonsense=1'},

@@ -1,0 +1,152 @@
+"""Bearer tokens: who may ask, and what everybody else is told."""
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import ROOT, ApiProcess, clean_environment
+
+TOKEN = 'a-token-that-nobody-guesses'
+HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
+OTHER = hashlib.sha256(b'another').hexdigest()
+GUARDED = [
+    '/venues/top-benefits',
+    '/venues/1/available-benefits?personId=1',
+    '/venues/1/inactivity-periods',
+    '/metrics',
+]
+OPEN = ['/live', '/ready', '/', '/openapi.json', '/docs', '/docs/problems/unauthorized']
+
+
+@pytest.fixture(scope='module')
+def guarded(sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ApiProcess]:
+    """Return an API process that wants a token."""
+    api = ApiProcess(
+        tmp_path_factory.mktemp('guarded'),
+        {
+            'DATABASE_URL': sample_url,
+            'API_TOKEN_SHA256': f'{OTHER}, {HASH}',
+            'API_CORS_ORIGINS': 'https://a.example',
+        },
+    )
+    yield api
+    api.stop()
+
+
+@pytest.mark.parametrize('path', GUARDED)
+def test_known_token_is_let_in(guarded: ApiProcess, path: str) -> None:
+    for token, scheme in [(TOKEN, 'Bearer'), (TOKEN, 'bearer'), ('another', 'Bearer')]:
+        answer = guarded.get(path, headers={'Authorization': f'{scheme} {token}'})
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize('path', GUARDED)
+@pytest.mark.parametrize(
+    'header',
+    [
+        None,
+        '',
+        'Bearer',
+        f'Bearer {TOKEN}x',
+        f'Bearer {TOKEN[:-1]}',
+        f'Bearer {HASH}',
+        f'Basic {TOKEN}',
+        TOKEN,
+        b'Bearer \xff\xfe',
+    ],
+)
+def test_anybody_else_is_told_what_is_missing(
+    guarded: ApiProcess, path: str, header: str | bytes | None
+) -> None:
+    headers = {} if header is None else {'Authorization': header}
+    for method in ('GET', 'HEAD'):
+        answer = guarded.client.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers['www-authenticate'] == 'Bearer realm="membership-benefits"'
+        assert answer.headers['content-type'] == 'application/problem+json'
+        assert answer.headers['cache-control'] == 'no-store'
+        assert 'server-timing' not in answer.headers  # no connection was taken
+    assert guarded.get(path, headers=headers).json()['type'] == '/docs/problems/unauthorized'
+
+
+@pytest.mark.parametrize('path', OPEN)
+def test_what_holds_no_data_stays_open(guarded: ApiProcess, path: str) -> None:
+    assert guarded.get(path, follow_redirects=True).status_code == 200
+
+
+def test_token_comes_before_the_parameters(guarded: ApiProcess) -> None:
+    assert guarded.get('/venues/x/inactivity-periods').status_code == 401
+
+
+def test_answers_are_for_nobody_else(guarded: ApiProcess) -> None:
+    for path in GUARDED[:3]:
+        answer = guarded.get(path, headers={'Authorization': f'Bearer {TOKEN}'})
+        assert answer.headers['cache-control'].startswith('private')
+
+
+def test_browser_may_ask_whether_it_may_send_a_token(guarded: ApiProcess) -> None:
+    answer = guarded.client.options(
+        GUARDED[0],
+        headers={
+            'Origin': 'https://a.example',
+            'Access-Control-Request-Method': 'GET',
+            'Access-Control-Request-Headers': 'authorization',
+        },
+    )
+    assert answer.status_code == 200
+    assert 'authorization' in answer.headers['access-control-allow-headers'].lower()
+
+
+def test_log_holds_no_token(guarded: ApiProcess) -> None:
+    guarded.get(GUARDED[0], headers={'Authorization': f'Bearer {TOKEN}'})
+    guarded.get(GUARDED[0], headers={'Authorization': 'Bearer a-wrong-one'})
+    assert 'problem=unauthorized' in guarded.output()
+    for secret in (TOKEN, HASH, 'a-wrong-one'):
+        assert secret not in guarded.output()
+
+
+def test_without_tokens_everybody_is_let_in(api: ApiProcess) -> None:
+    for path in GUARDED:
+        assert api.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ('settings', 'warns'),
+    [
+        ({'API_HOST': '0.0.0.0'}, True),
+        ({'API_HOST': '0.0.0.0', 'API_TOKEN_SHA256': HASH}, False),
+        ({'API_HOST': '127.0.0.1'}, False),
+    ],
+)
+def test_open_address_without_tokens_is_one_warning(
+    sample_url: str,
+    start_api: Callable[..., ApiProcess],
+    unused_port: int,
+    settings: dict[str, str],
+    warns: bool,
+) -> None:
+    api = start_api(
+        DATABASE_URL=sample_url,
+        API_PORT=str(unused_port),
+        API_LOG_LEVEL='warning',
+        **settings,
+    )
+    assert api.get('/live').status_code == 200
+    assert len(re.findall('no token is set', api.output())) == warns
+    assert len(api.output().splitlines()) == warns
+
+
+def test_make_token_prints_a_token_and_its_hash() -> None:
+    made = subprocess.run(
+        ['make', 'token'],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    token, hash_ = re.fullmatch(r'token: (\S{40,})\ntoken_sha256: (\w{64})\n', made.stdout).groups()
+    assert hashlib.sha256(token.encode()).hexdigest() == hash_

@@ -1,0 +1,104 @@
+"""What Prometheus scrapes, from two workers under load."""
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.app import OPENAPI
+from api.config import Settings
+from tests.faults.load import PATHS, Load
+from tests.support import ApiProcess, metric, until
+
+ROUTES = {
+    PATHS[0]: '/venues/top-benefits',
+    PATHS[1]: '/venues/{venueId}/available-benefits',
+    PATHS[2]: '/venues/{venueId}/inactivity-periods',
+}
+
+
+def samples(api: ApiProcess) -> dict[tuple, float]:
+    """Scrape; returns the values by name and labels, without the common prefix."""
+    answer = api.get('/metrics')
+    assert answer.headers['content-type'].startswith('text/plain; version=')
+    return {
+        (sample.name.removeprefix('benefits_api_'), *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def requests(route: str, status: int) -> tuple:
+    return ('http_requests_total', ('route', route), ('status', str(status)))
+
+
+def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    bad = '/venues/1/available-benefits'
+    paths = [*PATHS, bad, '/nowhere']
+    with Load(api.url, lambda number: paths[number % len(paths)], clients=8) as clients:
+        clients.wait_for(300)
+        assert len([name for name in samples(api) if name[0] == 'http_requests_total']) >= 5
+        clients.wait_for(300)
+    counted = Counter((asked.path, asked.status) for asked in clients.asked)
+    found = samples(api)
+    for path, route in ROUTES.items():
+        assert found[requests(route, 200)] == counted[path, 200] > 0
+    assert found[requests(ROUTES[PATHS[1]], 400)] == counted[bad, 400] > 0
+    assert found[requests('-', 404)] == counted['/nowhere', 404] > 0
+    assert found['http_problems_total', ('kind', 'invalid-parameter')] == counted[bad, 400]
+    for route in ROUTES.values():
+        durations = found['http_request_duration_seconds_count', ('route', route)]
+        statuses = [value for name, value in found.items() if name[:2] == requests(route, 0)[:2]]
+        assert durations == sum(statuses)
+        everything = ('http_request_duration_seconds_bucket', ('le', '+Inf'), ('route', route))
+        assert found[everything] == durations
+        spent = found['http_request_duration_seconds_sum', ('route', route)]
+        assert 0 < found['database_seconds_total', ('route', route)] < spent
+
+
+def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_POOL_MIN_SIZE='3')
+    for _ in until():
+        if metric(api, 'database_connections{state="idle"}') == 6:
+            break
+    assert metric(api, 'database_connections{state="open"}') == 6
+    # what a worker counted is not lost with it, and its connections are no longer there
+    assert api.get(PATHS[0]).status_code == 200
+    for worker in psutil.Process(api.process.pid).children():
+        worker.send_signal(signal.SIGKILL)
+    for _ in until():
+        if metric(api, 'workers_restarted_total') == 2:
+            break
+    assert metric(api, f'http_requests_total{{route="{PATHS[0]}",status="200"}}') == 1
+    for _ in until():
+        if metric(api, 'database_connections{state="open"}') == 6:
+            break
+    assert metric(api, 'database_connections{state="open"}') == 6
+
+
+def test_build_is_named(api: ApiProcess) -> None:
+    version = json.loads(OPENAPI.read_bytes())['info']['version']
+    [labels] = [dict(name[1:]) for name in samples(api) if name[0] == 'build_info']
+    assert labels['version'] == version
+
+
+def test_refused_http_counts_too(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url)
+    assert api.get('/live', headers={'x': 'y' * 20_000}).status_code == 431
+    assert metric(api, 'http_requests_total{route="-",status="431"}') == 1
+    assert metric(api, 'http_problems_total{kind="headers-too-large"}') == 1
+
+
+def test_plain_wsgi_has_metrics_of_its_own(sample_url: str) -> None:
+    import falcon.testing  # noqa: PLC0415
+
+    from api.app import create_app  # noqa: PLC0415
+
+    client = falcon.testing.TestClient(create_app(Settings(database_url=sample_url)))
+    assert client.simulate_get('/live').status_code == 200
+    scraped = client.simulate_get('/metrics').text
+    assert 'benefits_api_http_requests_total{route="/live",status="200"} 1.0' in scraped

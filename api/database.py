@@ -1,10 +1,11 @@
 """The connections to PostgreSQL, and one round trip for each report."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -71,9 +72,11 @@ class Session(psycopg.Connection):
 
     Attributes:
         patience_s: The seconds it waits; None for ever.
+        connected_at: When it was made, by time.monotonic().
     """
 
     patience_s: float | None = None
+    connected_at: float = -math.inf
 
     def wait(self, *args: Any, **options: Any) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
@@ -141,6 +144,7 @@ class Database:
         self._pool.close()
 
     def _configure(self, session: Session) -> None:
+        session.connected_at = monotonic()
         session.patience_s = self._settings.statement_timeout_s + GRACE_S
         if self._settings.session_settings:
             session.execute(
@@ -188,18 +192,25 @@ class Database:
         """Do something that only reads, once more if it was not its fault that it failed.
 
         A connection that turns out to be broken costs no request: all that are idle are
-        replaced, as they are likely to be broken too, and the work is done on a fresh one.
-        Work that a standby had to cancel to keep up with its primary is done once more as well.
-        What ran into the statement timeout is not.
+        replaced, as they are likely to be broken too, and the work is done on a fresh one, made
+        after the loss. Work that a standby had to cancel to keep up with its primary is done once
+        more as well. What ran into the statement timeout is not.
         """
-        try:
-            return self._read_once(work, timings)
-        except ConnectionLost:
-            self._pool.drain()
-        except psycopg.errors.SerializationFailure:
-            pass
-        self._metrics.retries.inc()
-        return self._read_once(work, timings)
+        first_lost_at = math.inf
+        was_cancelled = False
+        while True:
+            try:
+                return self._read_once(work, timings)
+            except ConnectionLost as ex:
+                if ex.connected_at > first_lost_at:
+                    raise
+                first_lost_at = min(first_lost_at, monotonic())
+                self._pool.drain()
+            except psycopg.errors.SerializationFailure:
+                if was_cancelled:
+                    raise
+                was_cancelled = True
+            self._metrics.retries.inc()
 
     def _read_once(self, work: Callable[[Session], T], timings: Timings) -> T:
         with self._session(timings) as session:
@@ -255,7 +266,7 @@ class Database:
             for function in functions:
                 prepared = connection.pgconn.prepare(b'', function.numbered_sql.encode())
                 if connection.broken:
-                    raise ConnectionLost
+                    raise psycopg.OperationalError
                 if prepared.status == ExecStatus.FATAL_ERROR:
                     raise FunctionFileError(refusal(prepared, function, connection.info))
             return connection.execute(MISSING_INDEXES.read_bytes()).fetchone()[0]
@@ -274,7 +285,7 @@ def run(
         return session.execute(sql, values, prepare=prepare).fetchone()
     except psycopg.OperationalError as ex:
         if session.broken or isinstance(ex, ENDED):
-            raise ConnectionLost from ex
+            raise ConnectionLost(session.connected_at) from ex
         raise
 
 
@@ -305,4 +316,12 @@ def parse_url(url: str) -> dict[str, str]:
 
 
 class ConnectionLost(psycopg.OperationalError):
-    """The connection broke during the statement."""
+    """The connection broke during the statement.
+
+    Args:
+        connected_at: When it was made, by time.monotonic().
+    """
+
+    def __init__(self, connected_at: float) -> None:
+        super().__init__()
+        self.connected_at = connected_at

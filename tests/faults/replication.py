@@ -24,7 +24,9 @@ class Standby(EmbeddedServer):
 
     def __init__(self, primary: EmbeddedServer, **options: str) -> None:
         self._primary = primary
-        super().__init__(**options)
+        # a pg_basebackup of another version may write options that the server does not know
+        source = {'primary_conninfo': primary.url(database='postgres')}
+        super().__init__(**source | options)
 
     def initialize_database(self) -> None:
         """Copy the primary (called by the base class)."""

@@ -42,8 +42,9 @@ cross join lateral (
     end as pace
 ) as paces
 cross join lateral
-    generate_series(1, extract(epoch from interval '420 days') / extract(epoch from paces.pace))
-        as number;
+    generate_series(
+        1, (extract(epoch from interval '420 days') / extract(epoch from paces.pace))::integer
+    ) as number;
 
 -- this person's last uses of venue 1: none of 3, of 4 long ago, of 5 lately
 delete from benefit_usage where "personId" = 1 and "benefitId" in (3, 4, 5);

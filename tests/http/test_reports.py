@@ -196,7 +196,7 @@ def test_sessions_are_read_only_in_utc_with_a_timeout_and_a_name(
     )
     rows.benefit(1)
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5')
-    assert api.get(AVAILABLE).status_code == 504
+    assert api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00')).status_code == 504
     [activity] = rows.connection.execute(
         'select application_name from pg_stat_activity'
         " where datname = current_database() and query like '/* available%' limit 1"
@@ -221,7 +221,7 @@ def test_writes_are_refused_even_when_the_role_may_write(
     rows.connection.execute('select * from benefit_usage')
     assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
     api = start_api(DATABASE_URL=database_url)
-    answer = api.get(AVAILABLE)
+    answer = api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00'))
     assert answer.status_code == 500
     assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from types import FrameType
 
@@ -46,7 +47,7 @@ SPARE_THREADS = 4
 # a client that keeps its connection has this long for one more request when a worker ends; the
 # answer tells it to connect anew
 LINGER_S = 1.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Task(WSGITask):
@@ -125,13 +126,14 @@ def worker_count(settings: Settings) -> int:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends it at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
 
     Raises:
         ConfigError: A setting is wrong, or the address cannot be had.
         FunctionFileError: A SQL file does not fit its route or the database.
     """
     configure_logging(settings.log_level, settings.log_format)
+    handle_signals(lambda *_: sys.exit())
     allow_open_files()
     return_memory()
     with tempfile.TemporaryDirectory(prefix='membership-benefits-metrics-') as folder:
@@ -142,6 +144,8 @@ def serve(settings: Settings) -> None:
         create_app(settings, database, metrics)
         is_checked = check_database(database)
         with listen(settings) as listener:
+            if listener.family == socket.AF_UNIX:
+                raise ConfigError('cannot serve on a Unix socket, only on TCP')
             if hasattr(socket, 'TCP_USER_TIMEOUT'):  # of every connection: none to read an answer
                 timeout_ms = settings.client_timeout_s * 1000
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
@@ -151,6 +155,13 @@ def serve(settings: Settings) -> None:
             if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
                 log.warning('whoever reaches this address may read the reports: no token is set')
             supervisor.run(None if is_checked else database)
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Let a handler decide what the signals that end the service do; nohup's choice is kept."""
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def return_memory() -> None:
@@ -208,8 +219,7 @@ class Supervisor:
         Raises:
             FunctionFileError: The check found that the database lacks what a file needs.
         """
-        for number in SIGNALS:
-            signal.signal(number, self._receive)
+        handle_signals(self._receive)
         try:
             while not self._signals:
                 for number in range(1, worker_count(self._settings) + 1):
@@ -261,7 +271,8 @@ def work(
 ) -> None:
     """Be a worker: answer requests until SIGTERM, then finish what is in progress."""
     stopping: list[float] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    for number_ in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all processes
+        signal.signal(number_, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, lambda *_: stopping or stopping.append(time.monotonic()))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     database = Database(settings, worker=number, metrics=metrics)

@@ -3,16 +3,29 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
 from tests.faults.load import Load, failures
-from tests.support import ApiProcess, Rows, is_listening, make_slow, metric, until, wait_until_busy
+from tests.support import (
+    ROOT,
+    ApiProcess,
+    Rows,
+    clean_environment,
+    is_listening,
+    make_slow,
+    metric,
+    until,
+    wait_until_busy,
+)
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 
@@ -87,7 +100,7 @@ def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Ca
     assert psutil.wait_procs(left, timeout=5)[1] == []
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_accepted_request_is_lost_under_load(
     sample_url: str, start_api: Callable, number: signal.Signals
 ) -> None:
@@ -130,6 +143,24 @@ def test_end_waits_for_every_answer_in_progress(
         thread.join()
     assert found == [200] * 12
     assert api.process.wait(15) == 0
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signals) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        port = silent.getsockname()[1]
+        starting = subprocess.Popen(
+            [sys.executable, '-m', 'api'],
+            cwd=ROOT,
+            env=clean_environment()
+            | {'DATABASE_URL': f'host=127.0.0.1 port={port}', 'API_CONNECT_TIMEOUT_S': '60'}
+            | {'TMPDIR': str(tmp_path)},
+        )
+        silent.settimeout(30)
+        with silent.accept()[0]:  # it waits for the database to say something
+            starting.send_signal(number)
+            assert starting.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_end_does_not_wait_longer_than_configured(

@@ -37,7 +37,7 @@ class Settings:
     database_url: str = setting('database', '')
     pool_size: int = setting('database', 4, between=(1, 1000))
     pool_min_size: int = setting('database', 1, between=(1, 1000))
-    pool_max_waiting: int = setting('database', 64, between=(0, 1000))
+    pool_max_waiting: int = setting('database', 200, between=(0, 1000))
     pool_timeout_s: float = setting('database', 1.5, between=(0.1, 3600))
     pool_lifetime_s: float = setting('database', 3600.0, between=(1, 31536000))
     connect_timeout_s: int = setting('database', 2, between=(1, 3600))

@@ -15,8 +15,8 @@ begin
 end
 $$;
 
--- the service opens at most workers (one per core) times pool_size (4) connections, one more when it starts, and
--- twice as many while a new instance takes over
+-- the service opens at most workers (one per core) times pool_size (4) connections, one more when it starts,
+-- and twice as many while a new instance takes over
 alter role membership_benefits_api login connection limit 40;
 
 -- defaults of its sessions. A session can change them: the grants below are what keeps it from writing

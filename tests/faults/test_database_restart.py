@@ -12,6 +12,7 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.faults.load import Load, failures
+from tests.faults.replication import stop_immediately
 from tests.support import ApiProcess, Rows, make_slow, until, wait_until_busy
 
 REPORT = '/venues/top-benefits'
@@ -105,13 +106,6 @@ def test_log_of_an_outage_names_no_host_and_no_user(
             break
     for secret in ('hunter2', 'postgres', own_server.base_dir):
         assert secret not in api.output()
-
-
-def stop_immediately(server: EmbeddedServer) -> None:
-    """Stop a server as a crash would: it closes all sessions without finishing anything."""
-    os.kill(server.server_pid, signal.SIGQUIT)
-    server.child_process.wait()
-    server.child_process = None
 
 
 def test_restart_under_load_costs_no_request_that_comes_after_it(

@@ -1,9 +1,6 @@
 """The reports on streaming replicas: all answer, the load spreads, and a lost one costs nothing."""
 
-import itertools
-import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -13,6 +10,7 @@ import psycopg
 import pytest
 
 from db.embedded import FOLDER, EmbeddedServer, load
+from tests.faults.load import Load, failures
 from tests.faults.replication import (
     Standby,
     hosts,
@@ -21,7 +19,7 @@ from tests.faults.replication import (
     stop_immediately,
     value,
 )
-from tests.support import ApiProcess, cloned, run_function, until
+from tests.support import ApiProcess, cloned, metric, run_function, wait_for
 
 REPORTS = [
     '/venues/top-benefits',
@@ -53,69 +51,19 @@ def cluster() -> Iterator[Cluster]:
             yield Cluster(primary, one, other)
 
 
-class Load:
-    """Clients that ask for reports all the time, each for another one than the others.
-
-    Attributes:
-        answers: How many there were, by status or the name of the failure.
-    """
-
-    def __init__(self, api: ApiProcess, *, clients: int = 4) -> None:
-        self.answers: Counter[object] = Counter()
-        self._api = api
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[n]) for n in range(clients)]
-
-    def __enter__(self) -> 'Load':
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, number: int) -> None:
-        paths = [
-            f'/venues/{number + 1}/inactivity-periods',
-            f'/venues/1/available-benefits?personId={number + 1}',
-            f'/venues/top-benefits?timestamp=2026-01-01T12:00:0{number}',
-        ]
-        with httpx.Client(base_url=self._api.url, timeout=READY_S) as client:
-            for path in itertools.cycle(paths):
-                if self._stopping.is_set():
-                    return
-                try:
-                    self.answers[client.get(path).status_code] += 1
-                except httpx.HTTPError as ex:
-                    self.answers[repr(ex)] += 1
-
-    def go_on(self, count: int = 80) -> None:
-        """Wait for so many more answers."""
-        wanted = self.answers.total() + count
-        wait_until(lambda: self.answers.total() >= wanted)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in until():
-        if is_so():
-            return
-    raise AssertionError('waited in vain')
-
-
-def retries(api: ApiProcess) -> float:
-    """Return how many statements ran again on another connection."""
-    found = re.findall(
-        r'^benefits_api_database_retries_total (\S+)$', api.get('/metrics').text, re.M
-    )
-    return float(found[0]) if found else 0
+def path(number: int) -> str:
+    """Return what the clients of a load ask for: each for something that the others do not."""
+    return [
+        f'/venues/{1 + number % 20}/inactivity-periods',
+        f'/venues/1/available-benefits?personId={1 + number % 20}',
+        f'/venues/top-benefits?timestamp=2026-01-01T12:00:{number % 60:02}',
+    ][number % 3]
 
 
 def answers(api: ApiProcess, timestamp: str) -> list[str]:
     found = []
-    for path in REPORTS:
-        answer = api.get(httpx.URL(path).copy_add_param('timestamp', timestamp))
+    for report in REPORTS:
+        answer = api.get(httpx.URL(report).copy_add_param('timestamp', timestamp))
         assert answer.status_code == 200, answer.text
         found.append(answer.text)
     return found
@@ -147,14 +95,14 @@ def test_load_spreads_over_the_standbys(
         API_POOL_SIZE=str(CHOICES),
         API_POOL_MIN_SIZE=str(CHOICES),
     )
-    wait_until(lambda: sessions(cluster.one) + sessions(cluster.other) >= CHOICES)
+    wait_for(lambda: sessions(cluster.one) + sessions(cluster.other) >= CHOICES)
 
     def answered() -> list[int]:
         assert api.get('/venues/1/inactivity-periods').status_code == 200
         return [sessions(server, 'inactivity_periods.sql') for server in cluster[1:]]
 
     # the pool takes turns, so one client reaches them all
-    wait_until(lambda: sum(answered()) == CHOICES)
+    wait_for(lambda: sum(answered()) == CHOICES)
     assert min(answered()) > 0
 
 
@@ -194,15 +142,15 @@ def test_lost_standby_costs_no_request_and_is_used_again_when_it_is_back(
         API_POOL_TIMEOUT_S=str(READY_S),
         API_STATEMENT_TIMEOUT_S=str(READY_S),
     )
-    with Load(api) as load_:
+    with Load(api.url, path) as clients:
         for lost in (cluster.one, cluster.other):
             # connections are replaced all the time, so both get some sooner or later
-            wait_until(lambda: sessions(cluster.one) and sessions(cluster.other))
-            load_.go_on()
+            wait_for(lambda: sessions(cluster.one) and sessions(cluster.other))
+            clients.wait_for(80)
             end(lost)
-            load_.go_on()
+            clients.wait_for(80)
             lost.start()
-    assert set(load_.answers) == {200}
+    assert failures(clients.asked) == []
 
 
 def test_session_that_a_lost_standby_broke_costs_no_request(
@@ -214,12 +162,12 @@ def test_session_that_a_lost_standby_broke_costs_no_request(
         API_POOL_MIN_SIZE='4',
         API_POOL_TIMEOUT_S=str(READY_S),
     )
-    wait_until(lambda: sessions(cluster.one) == 4)
+    wait_for(lambda: sessions(cluster.one) == 4)
     kill(cluster.one)
     try:
         for _ in range(8):
             assert api.get(REPORTS[1]).status_code == 200
-        assert retries(api)
+        assert metric(api, 'database_retries_total')
         assert sessions(cluster.other)
     finally:
         cluster.one.start()
@@ -257,13 +205,13 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
             found: list[httpx.Response] = []
             asking = threading.Thread(target=lambda: found.append(api.get(REPORTS[1])))
             asking.start()
-            wait_until(waiting)
+            wait_for(waiting)
             with writer.transaction():
                 writer.execute('lock table quick in access exclusive mode')
             # the standby replays the lock, for which it has to cancel the report
             standby.catch_up()
-            wait_until(lambda: retries(api) == 1)
-            wait_until(waiting)
+            wait_for(lambda: metric(api, 'database_retries_total') == 1)
+            wait_for(waiting)
             holder.execute('select pg_advisory_unlock(1)')
             asking.join()
             assert found[0].status_code == 200
@@ -286,7 +234,7 @@ def test_promoted_standby_is_picked_up(start_api: Callable[..., ApiProcess]) -> 
             with psycopg.connect(standby.url(), autocommit=True) as connection:
                 connection.execute("insert into venue values (1, 'New')")
                 [[expected]] = [run_function(connection, 'top_benefits')[:1]]
-            wait_until(lambda: api.get('/ready').status_code == 200)
+            wait_for(lambda: api.get('/ready').status_code == 200)
             assert api.get(REPORTS[0]).json() == expected
             assert expected
 

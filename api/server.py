@@ -20,6 +20,7 @@ import psycopg
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
@@ -71,7 +72,7 @@ class ProblemTask(ErrorTask):
         self.response_headers.extend([*problem.headers.items(), ('X-Request-ID', request_id)])
         self.set_close_on_finish()
         self.content_length = len(body)
-        self.write(body)
+        self.write(b'' if self.request.is_head else body)
         metrics = self.channel.server.metrics
         metrics.observe('-', problem.status_code, time.time() - self.start_time, 0)
         metrics.problems.labels(problem.kind).inc()
@@ -85,9 +86,34 @@ class ProblemTask(ErrorTask):
         )
 
 
+class Parser(HTTPRequestParser):
+    """Reads a request; one that waitress's parser fails at is malformed, not without an answer.
+
+    Attributes:
+        is_head: Whether it is for the head alone, as far as that could be read.
+    """
+
+    is_head = False
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the request line and the headers.
+
+        Raises:
+            ParsingError: They are no HTTP.
+        """
+        # of what is too long, waitress only passes a substitute
+        begin = self.header_plus.lstrip() or header_plus
+        self.is_head = begin.startswith(b'HEAD ')
+        try:
+            super().parse_header(header_plus)
+        except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
+            raise ParsingError(str(ex)) from ex
+
+
 class Channel(HTTPChannel):
     """A client's connection."""
 
+    parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
 

@@ -56,7 +56,7 @@ class Task(WSGITask):
     def build_response_header(self) -> bytes:
         """Return the answer's head; when the worker ends, it closes the connection."""
         if not self.channel.server.accepting:
-            self.set_close_on_finish()
+            close_after(self)
         return super().build_response_header()
 
 
@@ -70,7 +70,7 @@ class ProblemTask(ErrorTask):
         body = problem.body(request_id)
         self.status = falcon.code_to_http_status(problem.status)
         self.response_headers.extend([*problem.headers.items(), ('X-Request-ID', request_id)])
-        self.set_close_on_finish()
+        close_after(self)
         self.content_length = len(body)
         self.write(b'' if self.request.is_head else body)
         metrics = self.channel.server.metrics
@@ -84,6 +84,14 @@ class ProblemTask(ErrorTask):
                 'problem': problem.kind,
             },
         )
+
+
+def close_after(task: WSGITask | ErrorTask) -> None:
+    """Close the connection after an answer, as if the client had asked for it.
+
+    waitress's set_close_on_finish would tell a client of HTTP/1.0 that keeps its connection both.
+    """
+    task.request.headers['CONNECTION'] = 'close'
 
 
 class Parser(HTTPRequestParser):

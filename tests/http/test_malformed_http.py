@@ -152,3 +152,13 @@ def test_connection_is_closed_after_malformed_http(api: ApiProcess) -> None:
         while chunk := connection.recv(65536):
             answer += chunk
     assert answer.startswith(b'HTTP/1.0 400 ') or answer.startswith(b'HTTP/1.1 400 ')
+
+
+def test_refusal_tells_a_client_that_keeps_its_connection_that_it_is_closed(
+    api: ApiProcess,
+) -> None:
+    answer = exchange(api, b'GET /live HTTP/1.0\r\nConnection: keep-alive\r\nA : b\r\n\r\n')
+    assert answer.startswith(b'HTTP/1.0 400 ')
+    assert [line for line in answer.split(b'\r\n') if line.lower().startswith(b'connection')] == [
+        b'Connection: close'
+    ]

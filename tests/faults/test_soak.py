@@ -60,9 +60,9 @@ CUT_OFF = 'cut off'
 MIB = 2**20
 # together with the load fewer than may wait at one worker, so that nobody is refused
 HANG_UPS = 10
-# of all processes together: what Python and libpq keep for later, such as that of the threads of
-# a crowd; an answer kept by mistake, or a connection, would be there for each of thousands
-MARGINS = {'memory': 24 * MIB, 'files': 8, 'threads': 2, 'backends': 0}
+# of all processes together: what Python and libc keep for later, which clients who read nothing
+# raise most and once; what is kept by mistake for each of thousands of requests is more
+MARGINS = {'memory': 48 * MIB, 'files': 8, 'threads': 2, 'backends': 0}
 
 
 class Soak:

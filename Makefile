@@ -2,6 +2,7 @@
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
 #   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
 #   GENERIC=1   explain the generic plan        SECONDS=3 CLIENTS=1   how long and how many pgbench runs
+#   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
 # For make bench: how many uses and venues are loaded, how long one HTTP measurement takes, where JSON goes
 #   USAGES=20000000   VENUES=10000   SECONDS=3   OUT=file
 
@@ -10,6 +11,7 @@ T ?= tests
 USAGES ?= 2000000
 SECONDS ?= 3
 CLIENTS ?= 1
+MINUTES ?= 1
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m db.embedded
@@ -44,6 +46,9 @@ test: .venv/installed ## Run the tests (T=tests/functions narrows them)
 
 test-faults: .venv/installed ## Run only the tests that make faults: restarts, load, replicas, shutdown
 	@$(MAKE) test T=tests/faults
+
+soak: .venv/installed ## Make random faults under load and tell how it goes (MINUTES=30 SOAK_SEED=7)
+	@MINUTES='$(MINUTES)' SOAK_SEED='$(SOAK_SEED)' $(BIN)/python -m pytest -s tests/faults/test_soak.py
 
 lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
 	@$(BIN)/ruff check .
@@ -90,4 +95,4 @@ clean: ## Remove what was installed and cached
 	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test test-faults lint format check psql explain pgbench bench lock token clean
+.PHONY: help install run dev test test-faults soak lint format check psql explain pgbench bench lock token clean

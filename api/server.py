@@ -21,6 +21,7 @@ import psycopg
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
@@ -56,7 +57,7 @@ class Task(WSGITask):
     def build_response_header(self) -> bytes:
         """Return the answer's head; when the worker ends, it closes the connection."""
         if not self.channel.server.accepting:
-            self.set_close_on_finish()
+            close_after(self)
         return super().build_response_header()
 
 
@@ -70,9 +71,9 @@ class ProblemTask(ErrorTask):
         body = problem.body(request_id)
         self.status = falcon.code_to_http_status(problem.status)
         self.response_headers.extend([*problem.headers.items(), ('X-Request-ID', request_id)])
-        self.set_close_on_finish()
+        close_after(self)
         self.content_length = len(body)
-        self.write(body)
+        self.write(b'' if self.request.is_head else body)
         metrics = self.channel.server.metrics
         metrics.observe('-', problem.status_code, time.time() - self.start_time, 0)
         metrics.problems.labels(problem.kind).inc()
@@ -86,9 +87,42 @@ class ProblemTask(ErrorTask):
         )
 
 
+def close_after(task: WSGITask | ErrorTask) -> None:
+    """Close the connection after an answer, as if the client had asked for it.
+
+    waitress's set_close_on_finish would tell a client of HTTP/1.0 that keeps its connection both.
+    """
+    task.request.headers['CONNECTION'] = 'close'
+
+
+class Parser(HTTPRequestParser):
+    """Reads a request; one that waitress's parser fails at is malformed, not without an answer.
+
+    Attributes:
+        is_head: Whether it is for the head alone, as far as that could be read.
+    """
+
+    is_head = False
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the request line and the headers.
+
+        Raises:
+            ParsingError: They are no HTTP.
+        """
+        # of what is too long, waitress only passes a substitute
+        begin = self.header_plus.lstrip() or header_plus
+        self.is_head = begin.startswith(b'HEAD ')
+        try:
+            super().parse_header(header_plus)
+        except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
+            raise ParsingError(str(ex)) from ex
+
+
 class Channel(HTTPChannel):
     """A client's connection."""
 
+    parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
 

@@ -49,6 +49,7 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (LIVE + b'Content-Length: x\r\n\r\n', 400),
         (LIVE + b'Content-Length: -1\r\n\r\n', 400),
         (LIVE + b'Content-Length: 1, 1\r\n\r\n', 400),
+        (LIVE + b'Content-Length: ' + b'9' * 5000 + b'\r\n\r\n', 400),
         (LIVE + b'Transfer-Encoding: gzip\r\n\r\n', 501),
         (LIVE + b'Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400),
         (LIVE + b'X-Long: ' + b'x' * 20000 + b'\r\n\r\n', 431),
@@ -60,6 +61,8 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (b'TRACE /live HTTP/1.1\r\n\r\n', 405),
         (b'CONNECT /live HTTP/1.1\r\n\r\n', 405),
         (b'GET http://other/live HTTP/1.1\r\n\r\n', 200),
+        (b'GET http://[/live HTTP/1.1\r\n\r\n', 400),
+        (b'GET http://[x]/live HTTP/1.1\r\n\r\n', 400),
         (b'GET * HTTP/1.1\r\n\r\n', 404),
         (b'GET /%zz HTTP/1.1\r\n\r\n', 404),
         (b'GET /% HTTP/1.1\r\n\r\n', 404),
@@ -71,7 +74,7 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (b'GET /docs/static/../../app.py HTTP/1.1\r\n\r\n', 404),
         (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\n\r\n', 404),
     ],
-    ids=range(33),
+    ids=range(36),
 )
 def test_odd_request_gets_a_clear_answer(
     api: ApiProcess, request_bytes: bytes, status: int
@@ -86,6 +89,23 @@ def test_odd_request_gets_a_clear_answer(
         assert problem['status'] == status
         assert problem['requestId'] == headers['x-request-id']
     assert 'x-evil' not in headers
+
+
+@pytest.mark.parametrize(
+    ('lines', 'status'),
+    [
+        (b'HEAD /live HTTP/1.1\r\nA : b\r\n\r\n', 400),
+        (b'HEAD http://[/live HTTP/1.1\r\n\r\n', 400),
+        (b'HEAD /live HTTP/1.1\r\nContent-Length: 100000\r\n\r\n', 413),
+        (b'HEAD /' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
+    ],
+    ids=range(4),
+)
+def test_refused_head_has_no_body(api: ApiProcess, lines: bytes, status: int) -> None:
+    found, headers, body = head_and_body(exchange(api, lines))
+    assert found == status
+    assert headers['content-type'] == 'application/problem+json'
+    assert body == b''
 
 
 @pytest.mark.parametrize('body', [b'', b'x', b'{"personId": 2}'])
@@ -132,3 +152,13 @@ def test_connection_is_closed_after_malformed_http(api: ApiProcess) -> None:
         while chunk := connection.recv(65536):
             answer += chunk
     assert answer.startswith(b'HTTP/1.0 400 ') or answer.startswith(b'HTTP/1.1 400 ')
+
+
+def test_refusal_tells_a_client_that_keeps_its_connection_that_it_is_closed(
+    api: ApiProcess,
+) -> None:
+    answer = exchange(api, b'GET /live HTTP/1.0\r\nConnection: keep-alive\r\nA : b\r\n\r\n')
+    assert answer.startswith(b'HTTP/1.0 400 ')
+    assert [line for line in answer.split(b'\r\n') if line.lower().startswith(b'connection')] == [
+        b'Connection: close'
+    ]

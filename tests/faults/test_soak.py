@@ -1,0 +1,480 @@
+"""Mixed load while one fault follows another: every answer stays right, and nothing is left behind.
+
+MINUTES says how long the faults go on, and SOAK_SEED repeats a run whose seed was printed.
+"""
+
+import gzip
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from http.client import IncompleteRead
+from typing import NamedTuple
+
+import psutil
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.faults.load import Asked, Load
+from tests.functions.test_plain_forms import PLAIN
+from tests.support import DEADLINE_S, ApiProcess, run_function, wait_for
+
+MINUTES = float(os.environ.get('MINUTES') or 1)
+SEED = int(os.environ.get('SOAK_SEED') or random.SystemRandom().randrange(10**6))
+WORKERS, POOL_SIZE, MAX_WAITING = 2, 4, 16
+SETTINGS = {
+    'API_WORKERS': str(WORKERS),
+    'API_REUSE_PORT': 'true',
+    # pools that are full from the start, so that their size at the end can be told
+    'API_POOL_SIZE': str(POOL_SIZE),
+    'API_POOL_MIN_SIZE': str(POOL_SIZE),
+    'API_POOL_MAX_WAITING': str(MAX_WAITING),
+    'API_STATEMENT_TIMEOUT_S': '2',
+    'API_GZIP_MIN_BYTES': '500',
+}
+# one element for each kind of client: how many, and the headers that they send
+CLIENTS = (
+    (4, {}),
+    (2, {'Accept-Encoding': 'gzip'}),
+    (2, {'Connection': 'close'}),
+)
+CLIENT_COUNT = sum(number for number, _ in CLIENTS)
+PAUSE_S = 0.01
+STEADY_REQUESTS = 400
+OURS = "application_name like 'membership-benefits-api/%' and backend_type = 'client backend'"
+
+UNAVAILABLE = '503 database-unavailable'
+OVERLOADED = '503 overloaded'
+TIMEOUT = '504 statement-timeout'
+CUT_OFF = 'cut off'
+
+MIB = 2**20
+# together with the load fewer than may wait at one worker, so that nobody is refused
+HANG_UPS = 10
+# of all processes together: what Python and libc keep for later, which clients who read nothing
+# raise most and once; what is kept by mistake for each of thousands of requests is more
+MARGINS = {'memory': 48 * MIB, 'files': 8, 'threads': 2, 'backends': 0}
+
+
+class Soak:
+    """A service under load, and what it answered.
+
+    Attributes:
+        admin: Connects to its database; the connection does not outlive the with statement.
+        api: The service.
+        chance: Every choice comes from it.
+    """
+
+    def __init__(self, server: EmbeddedServer, start: Callable[[], ApiProcess]) -> None:
+        self.server = server
+        self.start = start
+        self.apis = [start()]
+        self.chance = random.Random(SEED)
+        self.found = Counter()
+        self.wrong: list[Asked] = []
+        self._right: dict[tuple[str, str], bytes] = {}
+        self._paths: list[str] = []
+        self._loads: list[Load] = []
+
+    @property
+    def api(self) -> ApiProcess:
+        return self.apis[-1]
+
+    def admin(self) -> psycopg.Connection:
+        return psycopg.connect(self.server.url(), autocommit=True)
+
+    def learn(self) -> None:
+        """Ask for everything and compare it with the plain forms; later, bytes are compared."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        moments = [now - timedelta(days=days, hours=7 * days) for days in (0, 1, 40)]
+        asked = {}
+        for moment in moments:
+            query = f'timestamp={moment:%Y-%m-%dT%H:%M:%SZ}'
+            asked[f'/venues/top-benefits?{query}'] = ('top_benefits', {'timestamp': moment})
+            for venue in (1, 2, 3, 11, 28, 29, 30):
+                values = {'venue_id': venue, 'timestamp': moment}
+                path = f'/venues/{venue}/inactivity-periods?{query}'
+                asked[path] = ('inactivity_periods', values)
+                for person in (1, 2, 12, 400):
+                    path = f'/venues/{venue}/available-benefits?personId={person}&{query}'
+                    asked[path] = ('available_benefits', values | {'person_id': person})
+        with self.admin() as connection:
+            for path, (name, values) in asked.items():
+                [expected, *_] = run_function(connection, name, folder=PLAIN, **values)
+                for coding in ('', 'gzip'):
+                    request = urllib.request.Request(
+                        self.api.url + path, headers={'Accept-Encoding': coding or 'identity'}
+                    )
+                    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+                        body = answer.read()
+                        is_small = answer.headers['Content-Encoding'] == 'gzip'
+                    assert json.loads(gzip.decompress(body) if is_small else body) == expected
+                    self._right[coding, path] = body
+        self._paths = list(asked)
+        self.chance.shuffle(self._paths)
+
+    def path(self, number: int) -> str:
+        # a steady load and not as much as the machine can do: other tests run beside it
+        time.sleep(PAUSE_S)
+        return self._paths[number % len(self._paths)]
+
+    def __enter__(self) -> 'Soak':
+        """Start the load."""
+        with ExitStack() as stack:
+            for number, headers in CLIENTS:
+                clients = Load(self.api.url, self.path, clients=number, headers=headers)
+                self._loads.append(stack.enter_context(clients))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._stack.close()
+        self.judge(())
+        self._loads = []
+
+    def wait_for_more(self, number: int = STEADY_REQUESTS) -> None:
+        """Wait until so many requests have ended, of every kind of client its share."""
+        for (clients, _), running in zip(CLIENTS, self._loads, strict=True):
+            running.wait_for(number * clients // CLIENT_COUNT)
+
+    def wait_for_outcome(self, *outcomes: str) -> None:
+        """Wait until a request of the load has ended in one of some ways."""
+        wait_for(
+            lambda: any(
+                one.status != 200 and outcome(one) in outcomes
+                for running in self._loads
+                for one in running.asked[-STEADY_REQUESTS:]
+            )
+        )
+
+    def judge(
+        self, allowed: tuple[str, ...], begun: float = 0.0, ended: float = 0.0
+    ) -> Counter[str]:
+        """Look at all that has been answered so far, and forget it.
+
+        Args:
+            allowed: How requests may end that ran between the two moments, but for the well.
+            begun: When a fault began.
+            ended: When it was over.
+        """
+        found = Counter()
+        for (_, headers), running in zip(CLIENTS, self._loads, strict=True):
+            asked = running.asked[:]
+            del running.asked[: len(asked)]
+            coding = headers.get('Accept-Encoding', '')
+            for one in asked:
+                if one.status == 200:
+                    is_right = one.body == self._right[coding, one.path]
+                    found['right' if is_right else 'wrong'] += 1
+                else:
+                    is_during = one.at <= ended and one.at + one.seconds >= begun
+                    # who was connected to a killed worker learns it with the next request
+                    is_late = CUT_OFF in allowed and one.at >= begun
+                    is_right = (is_during or is_late) and outcome(one) in allowed
+                    found[outcome(one)] += 1
+                if not is_right:
+                    self.wrong.append(one)
+        assert found[CUT_OFF] <= CLIENT_COUNT, 'a killed worker has one connection of each client'
+        self.found += found
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.api.process.pid).children()
+
+    def processes(self) -> list[psutil.Process]:
+        return [psutil.Process(self.api.process.pid), *self.workers()]
+
+    def memory(self) -> int:
+        """Return how many bytes the service's processes have for themselves."""
+        return sum(process.memory_full_info().uss for process in self.processes())
+
+    def figures(self) -> dict[str, int]:
+        """Return what the service holds: memory of its own, files, threads and sessions."""
+        with self.admin() as connection:
+            query = f'select count(*) from pg_stat_activity where {OURS}'
+            [backends] = connection.execute(query).fetchone()
+        return {
+            'memory': self.memory(),
+            'files': sum(process.num_fds() for process in self.processes()),
+            'threads': sum(process.num_threads() for process in self.processes()),
+            'backends': backends,
+        }
+
+    def pids(self) -> list[int]:
+        """Return the sessions' processes."""
+        with self.admin() as connection:
+            found = connection.execute(f'select pid from pg_stat_activity where {OURS}')
+            return [pid for (pid,) in found]
+
+    def crowd(self, paths: list[str]) -> Counter[str]:
+        """Ask for many paths at the same time; returns how many ended how."""
+        found = Counter()
+        with ExitStack() as stack:
+            clients = [connect(self.api, stack) for _ in paths]
+            for client, path in zip(clients, paths, strict=True):
+                client.sendall(request(path, 'Connection: close\r\n'))
+            for client in clients:
+                answer = client.makefile('rb').read()
+                head, _, body = answer.partition(b'\r\n\r\n')
+                status = int(head.split()[1])
+                found[outcome(Asked(0, '', 0, status, body)) if status != 200 else '200'] += 1
+        return found
+
+
+def outcome(one: Asked) -> str:
+    """Return in one word how a request ended that was not answered with 200."""
+    if one.failure:
+        is_cut_off = isinstance(one.failure, ConnectionError | IncompleteRead)
+        return CUT_OFF if is_cut_off else type(one.failure).__name__
+    return f'{one.status} {json.loads(one.body)["type"].rsplit("/", 1)[1]}'
+
+
+def connect(api: ApiProcess, stack: ExitStack) -> socket.socket:
+    client = stack.enter_context(socket.socket())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(DEADLINE_S)
+    client.connect(('127.0.0.1', api.port))
+    return client
+
+
+def request(path: str, headers: str = '') -> bytes:
+    return f'GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n'.encode()
+
+
+def restart_database(soak: Soak) -> None:
+    """Stop PostgreSQL at once, leave it down until that is noticed, and start it."""
+    os.kill(soak.server.server_pid, signal.SIGQUIT)
+    soak.server.child_process.wait()
+    soak.server.child_process = None
+    soak.wait_for_outcome(UNAVAILABLE)
+    soak.server.start()
+
+
+def crash_backend(soak: Soak) -> None:
+    """Kill a session's process, upon which PostgreSQL ends all others and recovers."""
+    with soak.admin() as connection:
+        os.kill(soak.chance.choice(soak.pids()), signal.SIGKILL)
+
+        def is_cut_off() -> bool:
+            try:
+                connection.execute('select')
+            except psycopg.OperationalError:
+                return True
+            return False
+
+        wait_for(is_cut_off)
+
+    def is_back() -> bool:
+        try:
+            soak.admin().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    wait_for(is_back)
+
+
+def end_backends(soak: Soak) -> None:
+    with soak.admin() as connection:
+        query = f'select count(pg_terminate_backend(pid)) from pg_stat_activity where {OURS}'
+        assert connection.execute(query).fetchone() != (0,)
+
+
+def cancel_statements(soak: Soak) -> None:
+    with soak.admin() as connection:
+        for _ in range(20):
+            query = f'select pg_cancel_backend(pid) from pg_stat_activity where {OURS}'
+            connection.execute(query)
+            soak.wait_for_more(CLIENT_COUNT)
+
+
+def lock_table(soak: Soak) -> None:
+    """Hold a lock until statements have timed out."""
+    with soak.admin() as connection, connection.transaction():
+        connection.execute('lock table benefit_usage')
+        soak.wait_for_outcome(TIMEOUT)
+
+
+def fill_pool(soak: Soak) -> None:
+    """Let more wait behind a lock than may wait."""
+    inside = WORKERS * (POOL_SIZE + MAX_WAITING)
+    paths = [f'/venues/{n}/inactivity-periods?timestamp=2026-01-01' for n in range(2 * inside)]
+    with soak.admin() as connection, connection.transaction():
+        connection.execute('lock table benefit_usage')
+        found = soak.crowd(paths)
+    assert found[OVERLOADED] >= inside
+    assert set(found) <= {OVERLOADED, TIMEOUT, '200', '404 entity-not-found'}
+
+
+def freeze_backends(soak: Soak) -> None:
+    """Stop the sessions' processes until the service has given up on one."""
+    frozen = soak.pids()
+    try:
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        soak.wait_for_outcome(TIMEOUT)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+
+
+def crowd_slow_report(soak: Soak) -> None:
+    """Ask for the slow report from many sides, the same and different ones."""
+    paths = [f'/venues/top-benefits?timestamp=2026-01-{n % 20 + 1:02}' for n in range(60)]
+    found = soak.crowd(paths)
+    assert found['200']
+    assert set(found) <= {OVERLOADED, '200'}
+
+
+def bad_clients(soak: Soak) -> None:
+    """Be idle, stop in the middle of a request, read nothing, and hang up too early."""
+    with ExitStack() as stack:
+        for _ in range(60):
+            connect(soak.api, stack)
+        for _ in range(60):
+            connect(soak.api, stack).sendall(soak.chance.choice([b'G', b'GET /live HTTP/1.1\r\nX']))
+        for _ in range(20):
+            client = connect(soak.api, stack)
+            client.setblocking(False)
+            try:
+                while client.send(request('/openapi.json') * 100):
+                    pass
+            except BlockingIOError:  # the service reads no more until its answers are read
+                pass
+        for _ in range(HANG_UPS):
+            client = connect(soak.api, stack)
+            # closing resets the connection, as when a client dies
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            client.sendall(request('/venues/top-benefits?timestamp=2026-01-01'))
+            if soak.chance.random() < 0.5:
+                client.close()
+        soak.wait_for_more()
+
+
+def kill_worker(soak: Soak) -> None:
+    # always the youngest, so that the other one lives through everything
+    killed = max(soak.workers(), key=lambda worker: (worker.create_time(), worker.pid))
+    killed.kill()
+    wait_for(
+        lambda: (
+            len(soak.workers()) == WORKERS
+            and killed.pid not in [worker.pid for worker in soak.workers()]
+        )
+    )
+    # nobody asks the dead any more
+    soak.wait_for_more(20 * CLIENT_COUNT)
+
+
+def replace_service(soak: Soak) -> None:
+    """Start another on the same port, and stop the first."""
+    old = soak.api
+    soak.apis.append(soak.start())
+    soak.wait_for_more(10 * CLIENT_COUNT)
+    assert old.stop() == 0
+
+
+class Fault(NamedTuple):
+    """What goes wrong, and how requests may end meanwhile that do not end well."""
+
+    make: Callable[[Soak], None]
+    allowed: tuple[str, ...] = ()
+
+
+FAULTS = (
+    Fault(restart_database, (UNAVAILABLE, OVERLOADED)),
+    Fault(crash_backend, (UNAVAILABLE, OVERLOADED)),
+    Fault(end_backends),
+    Fault(cancel_statements, (TIMEOUT,)),
+    Fault(lock_table, (TIMEOUT, OVERLOADED)),
+    Fault(fill_pool, (TIMEOUT, OVERLOADED)),
+    Fault(freeze_backends, (TIMEOUT, OVERLOADED)),
+    Fault(crowd_slow_report, (OVERLOADED,)),
+    Fault(bad_clients),
+    Fault(kill_worker, (CUT_OFF,)),
+)
+
+
+def random_faults(chance: random.Random, minutes: float) -> Iterator[Fault]:
+    """Yield faults until the time is over, each of them at least once."""
+    # never again: what the others leave behind has to be there at the end
+    yield Fault(replace_service)
+    end = time.monotonic() + 60 * minutes
+    is_first_round = True
+    while True:
+        for fault in chance.sample(FAULTS, len(FAULTS)):
+            if not is_first_round and time.monotonic() > end:
+                return
+            yield fault
+        is_first_round = False
+
+
+@pytest.fixture
+def soak(start_api: Callable[..., ApiProcess], unused_port: int) -> Iterator[Soak]:
+    """Return a service on a server of its own with the sample data."""
+    with EmbeddedServer() as server:
+        load(server.url(), 'schema.sql', 'sample_data.sql', 'indexes.sql')
+        settings = SETTINGS | {'DATABASE_URL': server.url(), 'API_PORT': str(unused_port)}
+        running = Soak(server, lambda: start_api(**settings))
+        yield running
+        for api in running.apis:
+            api.stop()
+
+
+def test_random_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> None:
+    began = time.monotonic()
+    print(f'\nSOAK_SEED={SEED} MINUTES={MINUTES:g}')
+    soak.learn()
+    with soak:
+        soak.wait_for_more(1000)
+    assert soak.wrong == []
+    before = soak.figures()
+    print(f'begin: {before}')
+
+    with soak:
+        soak.wait_for_more()
+        for fault in random_faults(soak.chance, MINUTES):
+            soak.judge(())
+            begun = time.monotonic()
+            fault.make(soak)
+            ended = time.monotonic()
+            soak.wait_for_more()
+            found = soak.judge(fault.allowed, begun, ended)
+            print(
+                f'{time.monotonic() - began:5.0f} s  {fault.make.__name__:17}'
+                f' {ended - begun:4.1f} s  {soak.found.total():7,} requests'
+                f' {soak.memory() / MIB:5.1f} MiB  {dict(found)}',
+                flush=True,
+            )
+            assert soak.wrong == [], fault.make.__name__
+    with soak:
+        soak.wait_for_more(1000)
+    assert soak.wrong == []
+    print(f'all: {dict(soak.found)}')
+
+    after = {}
+
+    def is_back() -> bool:
+        after.update(soak.figures())
+        return all(after[name] <= before[name] + margin for name, margin in MARGINS.items())
+
+    try:
+        wait_for(is_back)
+    finally:
+        print(f'end: {after}')
+    assert after['backends'] == WORKERS * POOL_SIZE
+    for api in soak.apis:
+        assert api.stop() == 0
+        errors = [line for line in api.output().splitlines() if 'level=error' in line]
+        assert [line for line in errors if 'ended with status -9' not in line] == []
+        assert 'Traceback' not in api.output()
+    assert soak.pids() == []

@@ -1,0 +1,303 @@
+"""Whatever bytes arrive, the answer is HTTP with a status that blames nobody but who sent them."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from api.errors import PROBLEMS, TYPE_PREFIX
+from api.server import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from tests.support import ApiProcess
+
+# the same examples in every run
+FUZZ = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+# completes whatever an odd request left open: a head becomes too long, a body gets all its bytes,
+# and what is left of this is no HTTP. So every connection is answered and then closed, always.
+# Answers have to be small, since closing with bytes unread takes back what is still to be sent.
+FILLER = b'x' * max(MAX_HEADER_BYTES, MAX_BODY_BYTES) + b'\r\n\r\n'
+STATUS_LINE = re.compile(rb'HTTP/1\.[01] ([1-5][0-9]{2}) [ -~]*')
+FIELD_LINE = re.compile(rb'([A-Za-z0-9-]+): ([ -~]*)')
+# of what goes on inside, which no client needs
+INSIDE = re.compile(rb'Traceback|File "|psycopg|waitress|falcon|select |benefit_usage|/\* ', re.I)
+
+
+class Answer(NamedTuple):
+    """An answer: its status, headers by lower-case name, and body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def exchange(api: ApiProcess, sent: bytes) -> list[Answer]:
+    """Send bytes and the filler; returns all answers, which are well-formed HTTP."""
+    received = b''
+    with socket.create_connection(('127.0.0.1', api.port), timeout=30) as connection:
+        with suppress(ConnectionError):  # refused before all of it was sent
+            connection.sendall(sent + FILLER)
+        with suppress(ConnectionError):  # closed with some of it unread, after the answer
+            while chunk := connection.recv(65536):
+                received += chunk
+    # only the first request can be a HEAD: the filler is none
+    is_head = sent.lstrip().startswith(b'HEAD ')
+    return list(split(received, has_body=not is_head))
+
+
+def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
+    """Yield the answers in a stream of bytes; the first may be one to HEAD."""
+    while received:
+        head, end, received = received.partition(b'\r\n\r\n')
+        assert end, head
+        first, *lines = head.split(b'\r\n')
+        status_line = STATUS_LINE.fullmatch(first)
+        assert status_line, first
+        fields = [FIELD_LINE.fullmatch(line) for line in lines]
+        assert all(fields), head
+        names = [field[1].decode().lower() for field in fields]
+        assert len(set(names)) == len(names), head
+        headers = {name: field[2].decode() for name, field in zip(names, fields, strict=True)}
+        status = int(status_line[1])
+        if status == 100:  # Expect: 100-continue
+            continue
+        length = int(headers['content-length']) if has_body and status != 304 else 0
+        assert len(received) >= length
+        yield Answer(status, headers, received[:length])
+        received = received[length:]
+        has_body = True
+
+
+def check(answers: list[Answer], sent: bytes) -> None:
+    assert answers
+    for answer in answers:
+        status = answer.status
+        is_redirect = status == 302 and answer.headers['location'] == '/docs'
+        # RFC 9112, 6.1: what a server should say to a transfer coding that it does not know
+        is_coding = status == 501 and b'transfer-encoding' in sent.lower()
+        assert (
+            200 <= status < 300
+            or status == 304
+            or 400 <= status < 500
+            or (is_redirect or is_coding)
+        ), answer
+        assert answer.headers['x-request-id'] or status < 400
+        if status >= 400 and answer.body:
+            check_problem(answer)
+
+
+def check_problem(answer: Answer) -> None:
+    assert answer.headers['content-type'] == 'application/problem+json'
+    assert answer.headers['cache-control'] == 'no-store'
+    problem = json.loads(answer.body)
+    kind = problem['type'].removeprefix(TYPE_PREFIX)
+    assert PROBLEMS[kind][:2] == (answer.status, problem['title'])
+    assert problem['status'] == answer.status
+    assert problem['requestId'] == answer.headers['x-request-id']
+    assert not INSIDE.search(answer.body)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def unharmed(api: ApiProcess) -> Iterator[None]:
+    """See that the service still answers after all tests here, and that its log has no errors."""
+    begin = len(api.output())
+    yield
+    assert api.get('/venues/top-benefits').status_code == 200
+    log = api.output()[begin:]
+    assert 'level=error' not in log
+    assert 'Traceback' not in log
+
+
+ROUTES = (
+    '/venues/top-benefits',
+    '/venues/1/available-benefits',
+    '/venues/1/inactivity-periods',
+    '/live',
+    '/ready',
+    '/metrics',
+    '/',
+    '/docs',
+    '/docs/',
+    '/docs/static/index.css',
+    '/docs/problems/overloaded',
+    '/openapi.json',
+)
+
+junk = st.binary(max_size=40)
+visible = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(str.encode)
+long = st.sampled_from([b'x', b'%41', b'/', b'?', b'\xff', b'%00', b'a=b&', b'../']).flatmap(
+    lambda piece: st.integers(1, 9000).map(lambda times: piece * times)
+)
+escape = st.integers(0, 255).map(lambda byte: b'%%%02X' % byte)
+odd_escape = st.sampled_from([b'%', b'%zz', b'%0', b'%u0031', b'%C3%28', b'%ED%A0%80', b'%F0%9F'])
+piece = st.one_of(visible, escape, odd_escape, junk)
+methods = st.one_of(
+    st.sampled_from(
+        b'GET HEAD POST PUT DELETE OPTIONS PATCH TRACE CONNECT get PRI WEBSOCKET * FOO'.split()
+    ),
+    visible,
+    junk,
+)
+targets = st.one_of(
+    st.sampled_from(ROUTES).map(str.encode),
+    st.builds(
+        lambda route, tail: route.encode() + tail,
+        st.sampled_from(ROUTES),
+        st.lists(piece, max_size=3).map(b''.join),
+    ),
+    st.builds(lambda pieces: b'/' + b'/'.join(pieces), st.lists(piece, max_size=5)),
+    st.sampled_from([b'*', b'http://other/live', b'http://[::1/', b'http://[x]/', b'//a', b'a:80']),
+    long.map(lambda text: b'/' + text),
+    junk,
+)
+versions = st.one_of(
+    st.sampled_from([b'HTTP/1.1', b'HTTP/1.0']),
+    st.sampled_from([b'HTTP/2.0', b'HTTP/0.9', b'HTTP/1.', b'HTTP/11', b'http/1.1', b'']),
+    junk,
+)
+request_lines = st.one_of(
+    st.tuples(methods, targets, versions).map(b' '.join),
+    st.tuples(st.just(b'GET'), targets, st.just(b'HTTP/1.1')).map(b' '.join),
+    st.lists(piece, max_size=6).map(b' '.join),
+)
+numbers = st.integers(-(2**70), 2**70).map(lambda number: b'%d' % number)
+values = st.one_of(visible, junk, long, numbers, st.lists(piece, max_size=4).map(b', '.join))
+ODD_VALUES = {
+    b'Content-Length': [b'0', b'5', b'00', b'+5', b'-1', b'5, 5', b'0x5', b'65536', b'9' * 5000],
+    b'Transfer-Encoding': [b'chunked', b'gzip', b'chunked, chunked', b'gzip, chunked', b'CHUNKED'],
+    b'Connection': [b'close', b'keep-alive', b'upgrade', b'Transfer-Encoding'],
+    b'Expect': [b'100-continue', b'200-ok'],
+    b'Host': [b'', b'a b', b'[::1', b'x:y:z'],
+    b'Authorization': [b'Bearer', b'Bearer x', b'Bearer \xff', b'Basic Og=='],
+    b'X-Request-ID': [b'fine', b'x' * 65, b'a b', b'\xc3\xa9', b'"; drop'],
+    b'If-None-Match': [b'*', b'"', b'""', b'W/"', b'"a", W/"b",', b',' * 99, b'a\\"b'],
+    b'If-Modified-Since': [b'yesterday'],
+    b'Range': [b'bytes=0-', b'bytes=9-1', b'x=1'],
+    b'Accept-Encoding': [b'gzip', b'gzip;q=', b'*;q=0', b';;;', b'gzip;q=nan', b'identity;q=0'],
+    b'Accept': [b'text/html', b'*', b'/', b'a/b;q=x', b';q=1', b'text/html;q=9' * 50],
+    b'Content-Type': [b'application/json', b'multipart/form-data', b'\xff'],
+    b'Origin': [b'null', b'http://a b'],
+    b'Cookie': [b'=', b'a=b;;;=', b'\xff=\xfe'],
+    b'Forwarded': [b'for="', b';;'],
+    b'X-Forwarded-For': [b'unknown,,'],
+    b'X-Forwarded-Proto': [b'ftp'],
+    b'X-HTTP-Method-Override': [b'DELETE'],
+}
+fields = st.one_of(
+    st.sampled_from(list(ODD_VALUES)).flatmap(
+        lambda name: st.tuples(st.just(name), st.sampled_from(ODD_VALUES[name]) | values)
+    ),
+    st.tuples(visible, values),
+).map(b': '.join)
+# what is no field at all
+lines = fields | junk | st.just(b' folded') | st.just(b'no colon')
+heads = st.builds(
+    lambda line, others, repeat: b'\r\n'.join([line, *others, *(others if repeat else [])]),
+    request_lines,
+    st.lists(lines, max_size=4),
+    st.booleans(),
+)
+bodies = st.one_of(st.just(b''), junk, st.just(b'5\r\nhello\r\n0\r\n\r\n'), st.just(b'zz\r\n'))
+# a query string that means something, or nearly
+ids = st.one_of(st.integers(0, 60), st.integers(0, 2**64)).map(str)
+moments = st.builds(
+    lambda date, time, offset: f'{date}T{time}{offset}',
+    st.dates(),
+    st.times(),
+    st.sampled_from(['', 'Z', '%2B14:00', '-23:59', '+02:00', '%2B00', '%2B0130']),
+)
+texts = st.one_of(
+    ids,
+    moments,
+    st.dates().map(str),
+    piece.map(lambda text: text.decode('latin-1')),
+    st.sampled_from(
+        [
+            '',
+            'null',
+            'infinity',
+            "1' or 1=1 --",
+            '%00',
+            '1e3',
+            '\N{ARABIC-INDIC DIGIT SEVEN}',
+            '0001-01-01',
+        ]
+    ),
+)
+names = st.sampled_from(['timestamp', 'personId', 'venueId', 'personid', '', '%00', 'x'])
+parameters = st.one_of(
+    st.tuples(st.just('timestamp'), moments),
+    st.tuples(st.just('personId'), ids),
+    st.tuples(names, texts),
+).map('='.join)
+queries = st.lists(parameters, max_size=4).flatmap(
+    lambda found: st.sampled_from(['&', ';', '&&', '&?']).map(lambda joint: joint.join(found))
+)
+paths = st.one_of(
+    st.sampled_from(ROUTES),
+    st.builds(
+        lambda venue, report: f'/venues/{venue}/{report}',
+        ids | texts,
+        st.sampled_from(['available-benefits', 'inactivity-periods']),
+    ),
+)
+
+
+@FUZZ
+@given(head=heads, body=bodies)
+def test_odd_heads(api: ApiProcess, head: bytes, body: bytes) -> None:
+    sent = head + b'\r\n\r\n' + body
+    check(exchange(api, sent), sent)
+
+
+@FUZZ
+@given(
+    sent=st.binary(max_size=300)
+    | st.lists(
+        st.sampled_from(
+            [
+                b'GET ',
+                b'/live',
+                b' HTTP/1.1',
+                b'\r\n',
+                b'\n',
+                b'\r',
+                b'\0',
+                b': ',
+                b'\r\n\r\n',
+                b' ',
+            ]
+        ),
+        max_size=20,
+    ).map(b''.join)
+)
+def test_any_bytes(api: ApiProcess, sent: bytes) -> None:
+    check(exchange(api, sent), sent)
+
+
+@FUZZ
+@given(path=paths, query=queries)
+def test_odd_query_strings(api: ApiProcess, path: str, query: str) -> None:
+    sent = f'GET {path}?{query} HTTP/1.1\r\nHost: a\r\n\r\n'.encode()
+    answers = exchange(api, sent)
+    check(answers, sent)
+    assert answers[0].status in (200, 302, 400, 404)
+
+
+@FUZZ
+@given(path=paths, fields=st.lists(fields, max_size=6))
+@example(path='/live', fields=[b'Connection: keep-alive', b'no colon'])
+def test_odd_headers_of_good_requests(api: ApiProcess, path: str, fields: list[bytes]) -> None:
+    line = f'GET {path} HTTP/1.1'.encode()
+    sent = b'\r\n'.join([line, *fields]) + b'\r\n\r\n'
+    check(exchange(api, sent), sent)

@@ -16,22 +16,18 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from types import FrameType
 
-import falcon
 import psycopg
 import waitress
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask, WSGITask
 
 from api.app import create_app, load_reports
+from api.channel import Channel
 from api.config import ConfigError, Settings
 from api.crew import Crew
 from api.database import Database
-from api.errors import problem_of_status
 from api.metrics import Metrics, forget_process, share_between_processes
-from api.tracing import configure_logging, new_request_id
+from api.tracing import configure_logging
 
 log = logging.getLogger(__name__)
 
@@ -49,82 +45,6 @@ SPARE_THREADS = 4
 # answer tells it to connect anew
 LINGER_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Task(WSGITask):
-    """Answers a request with the application."""
-
-    def build_response_header(self) -> bytes:
-        """Return the answer's head; when the worker ends, it closes the connection."""
-        if not self.channel.server.accepting:
-            close_after(self)
-        return super().build_response_header()
-
-
-class ProblemTask(ErrorTask):
-    """Answers what never reaches the application, such as malformed HTTP, with a problem."""
-
-    def execute(self) -> None:
-        """Write the problem and close the connection."""
-        problem = problem_of_status(self.request.error.code)
-        request_id = new_request_id()
-        body = problem.body(request_id)
-        self.status = falcon.code_to_http_status(problem.status)
-        self.response_headers.extend([*problem.headers.items(), ('X-Request-ID', request_id)])
-        close_after(self)
-        self.content_length = len(body)
-        self.write(b'' if self.request.is_head else body)
-        metrics = self.channel.server.metrics
-        metrics.observe('-', problem.status_code, time.time() - self.start_time, 0)
-        metrics.problems.labels(problem.kind).inc()
-        log.info(
-            'refused',
-            extra={
-                'request_id': request_id,
-                'status': problem.status_code,
-                'problem': problem.kind,
-            },
-        )
-
-
-def close_after(task: WSGITask | ErrorTask) -> None:
-    """Close the connection after an answer, as if the client had asked for it.
-
-    waitress's set_close_on_finish would tell a client of HTTP/1.0 that keeps its connection both.
-    """
-    task.request.headers['CONNECTION'] = 'close'
-
-
-class Parser(HTTPRequestParser):
-    """Reads a request; one that waitress's parser fails at is malformed, not without an answer.
-
-    Attributes:
-        is_head: Whether it is for the head alone, as far as that could be read.
-    """
-
-    is_head = False
-
-    def parse_header(self, header_plus: bytes) -> None:
-        """Read the request line and the headers.
-
-        Raises:
-            ParsingError: They are no HTTP.
-        """
-        # of what is too long, waitress only passes a substitute
-        begin = self.header_plus.lstrip() or header_plus
-        self.is_head = begin.startswith(b'HEAD ')
-        try:
-            super().parse_header(header_plus)
-        except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
-            raise ParsingError(str(ex)) from ex
-
-
-class Channel(HTTPChannel):
-    """A client's connection."""
-
-    parser_class = Parser
-    task_class = Task
-    error_task_class = ProblemTask
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import httpx
 import psutil
 
-from tests.support import ApiProcess, Rows, metric, until
+from tests.support import ApiProcess, Rows, metric, until, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -113,6 +113,25 @@ def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
     # the answers nobody read are 1000 MiB; what Python keeps for 750 connections is kept once
     assert after_one - idle < 48 * MIB
     assert memory(api) - after_one < 8 * MIB
+
+
+def test_client_that_asks_on_without_reading_is_disconnected(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute(
+        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
+    )
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='30', API_WORKERS='1')
+    size = len(api.get(TOP, headers={'Accept-Encoding': 'identity'}).content)
+    with Crowd(api.port) as crowd:
+        [client] = crowd.connect(1)
+        client.sendall(REQUEST % TOP.encode() * 20)
+        answered = f'http_requests_total{{route="{TOP}",status="200"}}'
+        wait_for(lambda: metric(api, answered) >= 3)
+        received = 0
+        while chunk := client.recv(MIB):
+            received += len(chunk)
+    assert 2 * size < received < 4 * size
 
 
 def test_clients_that_neither_send_nor_read_are_disconnected(

@@ -1,5 +1,6 @@
 """Answers can be cached: ETag, If-None-Match, Cache-Control, Vary, HEAD, OPTIONS and CORS."""
 
+import http.client
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ AVAILABLE = '/venues/1/available-benefits?personId=1'
 INACTIVE = '/venues/1/inactivity-periods'
 REPORTS = [TOP, AVAILABLE, INACTIVE]
 PAST = '2024-07-01T12:00:00Z'
+INACTIVE_THEN = f'{INACTIVE}?timestamp={PAST}'
 
 
 def as_of(path: str, timestamp: str) -> str:
@@ -30,6 +32,24 @@ def test_known_etag_gives_304_without_a_body(api: ApiProcess, method: str, path:
         assert again.headers['etag'] == etag
         assert again.headers['cache-control'] == first.headers['cache-control']
         assert 'content-type' not in again.headers
+
+
+def test_304_keeps_the_connection(api: ApiProcess) -> None:
+    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=10)
+    connection.request('GET', INACTIVE_THEN)
+    answer = connection.getresponse()
+    answer.read()
+    kept = connection.sock
+    for _ in range(2):
+        connection.request('GET', INACTIVE_THEN, headers={'If-None-Match': answer.headers['etag']})
+        again = connection.getresponse()
+        assert (again.status, again.read()) == (304, b'')
+        assert again.headers['connection'] is None
+        assert connection.sock is kept
+    connection.request('GET', INACTIVE_THEN, headers={'If-None-Match': '*', 'Connection': 'close'})
+    last = connection.getresponse()
+    assert (last.read(), last.headers['connection']) == (b'', 'close')
+    assert connection.sock is None
 
 
 @pytest.mark.parametrize('known', ['"other"', 'W/"other"', '', ',', '"', 'x' * 1000])

@@ -10,6 +10,10 @@ from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port
 
 
+# nohup lets a process and its children ignore it, and these are sent it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope='session')
 def server() -> Iterator[EmbeddedServer]:
     """Run a server with a template database: the schema and the recommended indexes."""

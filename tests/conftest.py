@@ -1,5 +1,6 @@
 """One PostgreSQL server a run, one database a test, and real API processes in front of it."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port
-
 
 # nohup lets a process and its children ignore it, and these are sent it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -123,15 +123,15 @@ def test_client_that_asks_on_without_reading_is_disconnected(
     )
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='30', API_WORKERS='1')
     size = len(api.get(TOP, headers={'Accept-Encoding': 'identity'}).content)
-    with Crowd(api.port) as crowd:
-        [client] = crowd.connect(1)
+    with socket.create_connection(('127.0.0.1', api.port), timeout=30) as client:
         client.sendall(REQUEST % TOP.encode() * 20)
         answered = f'http_requests_total{{route="{TOP}",status="200"}}'
         wait_for(lambda: metric(api, answered) >= 3)
         received = 0
         while chunk := client.recv(MIB):
             received += len(chunk)
-    assert 2 * size < received < 4 * size
+    # two are more than is kept; the kernel holds some of it
+    assert 2 * size < received < 5 * size
 
 
 def test_clients_that_neither_send_nor_read_are_disconnected(

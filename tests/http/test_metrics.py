@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.app import OPENAPI
 from api.config import Settings
 from tests.faults.load import PATHS, Load
-from tests.support import ApiProcess, metric, until
+from tests.support import ApiProcess, metric, wait_for
 
 ROUTES = {
     PATHS[0]: '/venues/top-benefits',
@@ -62,22 +62,17 @@ def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> 
 
 def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_POOL_MIN_SIZE='3')
-    for _ in until():
-        if metric(api, 'database_connections{state="idle"}') == 6:
-            break
-    assert metric(api, 'database_connections{state="open"}') == 6
+    idle, open_ = (f'database_connections{{state="{state}"}}' for state in ('idle', 'open'))
+    wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
     # what a worker counted is not lost with it, and its connections are no longer there
     assert api.get(PATHS[0]).status_code == 200
-    for worker in psutil.Process(api.process.pid).children():
+    workers = psutil.Process(api.process.pid).children()
+    for worker in workers:
         worker.send_signal(signal.SIGKILL)
-    for _ in until():
-        if metric(api, 'workers_restarted_total') == 2:
-            break
+    psutil.wait_procs(workers)
+    wait_for(lambda: metric(api, 'workers_restarted_total') == 2)
     assert metric(api, f'http_requests_total{{route="{PATHS[0]}",status="200"}}') == 1
-    for _ in until():
-        if metric(api, 'database_connections{state="open"}') == 6:
-            break
-    assert metric(api, 'database_connections{state="open"}') == 6
+    wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
 
 
 def test_build_is_named(api: ApiProcess) -> None:

@@ -129,8 +129,10 @@ class Database:
             max_size=settings.pool_size,
             timeout=settings.pool_timeout_s,
             max_lifetime=settings.pool_lifetime_s,
-            # no attempts in the background for long: whoever asks next makes the pool try
+            # never a long pause between two attempts: after these seconds the pool begins anew, and
+            # is as large as it was soon after an outage
             reconnect_timeout=settings.pool_timeout_s,
+            reconnect_failed=ConnectionPool.check,
             configure=self._configure,
             open=False,
         )

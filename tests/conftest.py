@@ -10,8 +10,15 @@ import pytest
 from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port
 
-# nohup lets a process and its children ignore it, and these are sent it
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# nohup, and a shell that starts jobs in the background, let a process and its children ignore
+# these, and tests send them
+for number, handler in {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+}.items():
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')

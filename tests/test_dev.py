@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import ROOT, clean_environment, until
+from tests.support import DEADLINE_S, ROOT, clean_environment, until
 
 TOP = '/venues/top-benefits?timestamp=2024-07-01'
 
@@ -55,7 +55,7 @@ def dev(tmp_path: Path, unused_port: int, sample_url: str) -> Iterator[Dev]:
     running = Dev(tmp_path, unused_port, sample_url)
     yield running
     running.process.terminate()
-    assert running.process.wait(15) == 0
+    assert running.process.wait(DEADLINE_S) == 0
 
 
 def test_edited_files_are_live_and_broken_ones_are_not(dev: Dev) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
-from tests.support import ROOT, clean_environment, until
+from tests.support import DEADLINE_S, ROOT, clean_environment, until, wait_for
 
 
 def is_running(pid: int) -> bool:
@@ -84,7 +84,7 @@ class Run:
             )
 
     def wait_until_printed(self, pattern: str) -> re.Match:
-        for _ in until(60):
+        for _ in until():
             if found := re.search(pattern, self.log.read_text()):
                 return found
             assert self.process.poll() is None, self.log.read_text()
@@ -98,7 +98,7 @@ def running(tmp_path: Path, unused_port: int) -> Run:
     yield run
     with suppress(ProcessLookupError):
         os.killpg(run.process.pid, signal.SIGKILL)
-    run.process.wait()
+    run.process.wait(DEADLINE_S)
 
 
 def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> None:
@@ -112,7 +112,7 @@ def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> No
         assert len(answer.json()) > 2
     postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
     os.killpg(running.process.pid, signal.SIGINT)
-    assert running.process.wait(20) == 0
+    assert running.process.wait(DEADLINE_S) == 0
     assert not folder.exists()
     assert not is_running(postgres)
 
@@ -121,7 +121,7 @@ def test_sigterm_ends_all_of_it(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
     running.wait_until_printed('listening on')
     running.process.terminate()
-    assert running.process.wait(20) == 0
+    assert running.process.wait(DEADLINE_S) == 0
     assert not folder.exists()
 
 
@@ -130,10 +130,7 @@ def test_killed_run_leaves_no_server(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
     postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
     running.process.kill()
-    for _ in until():
-        if not is_running(postgres):
-            break
-    assert not is_running(postgres)
+    wait_for(lambda: not is_running(postgres))
 
 
 def test_configured_database_is_used_as_it_is(sample_url: str) -> None:

@@ -90,7 +90,7 @@ def test_signal_that_is_not_handled_ends_parent_and_workers(
     # what a parent leaves that dies like this goes with the test
     api = start_api(DATABASE_URL=sample_url, TMPDIR=str(tmp_path))
     api.process.send_signal(signal.Signals[number])
-    assert api.process.wait(10) == -signal.Signals[number]
+    assert api.process.wait(DEADLINE_S) == -signal.Signals[number]
     wait_for(lambda: not is_listening(api.port))
 
 

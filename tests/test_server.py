@@ -1,15 +1,15 @@
 """The server process: what it checks at the start, its workers, and how it ends."""
 
 import re
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
 
 from db.embedded import EmbeddedServer
-from tests.support import ApiProcess, Rows, make_slow, until
+from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, wait_for, wait_until_busy
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -65,7 +65,7 @@ def test_database_that_comes_up_later_is_checked_then(start_api: Callable) -> No
         api = start_api(DATABASE_URL=own.url())
         assert api.get('/live').status_code == 200
         own.start()
-        assert api.process.wait(30) == 1
+        assert api.process.wait(DEADLINE_S) == 1
     assert re.search(r'^error: top_benefits\.sql line \d+: relation', api.output(), re.MULTILINE)
     assert 'cannot be reached yet' in api.output()
 
@@ -119,21 +119,22 @@ def test_sessions_name_their_worker(api: ApiProcess, sample_url: str) -> None:
 
 def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='3')
-    for _ in until():
-        if len(workers(api)) == 3:
-            break
-    assert len(workers(api)) == 3
+    wait_for(lambda: len(workers(api)) == 3)
 
 
 def test_slow_report_does_not_hold_up_the_quick_ones(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
-    make_slow(rows, 1)
-    api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
-    slow = [threading.Thread(target=api.get, args=[AVAILABLE]) for _ in range(3)]
-    for thread in slow:
-        thread.start()
-    while any(thread.is_alive() for thread in slow):
-        assert httpx.get(f'{api.url}/live').elapsed.total_seconds() < 0.5
-    for thread in slow:
-        thread.join()
+    timeout_s = 2 * DEADLINE_S
+    api = start_api(
+        DATABASE_URL=database_url, API_WORKERS='1', API_STATEMENT_TIMEOUT_S=str(timeout_s)
+    )
+    with ThreadPoolExecutor(3) as clients:
+        with locked_uses(database_url):
+            paths = [f'{AVAILABLE}&timestamp=2024-07-0{day}' for day in range(1, 4)]
+            slow = [clients.submit(httpx.get, api.url + path, timeout=timeout_s) for path in paths]
+            wait_until_busy(rows)
+            for _ in range(20):
+                assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
+            assert not any(answer.done() for answer in slow)
+        assert [answer.result().status_code for answer in slow] == [200] * 3

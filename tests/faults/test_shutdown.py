@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from tests.faults.load import Load, failures
 from tests.support import (
+    DEADLINE_S,
     ROOT,
     ApiProcess,
     Rows,
@@ -23,7 +23,7 @@ from tests.support import (
     is_listening,
     make_slow,
     metric,
-    until,
+    wait_for,
     wait_until_busy,
 )
 
@@ -34,29 +34,23 @@ def workers(api: ApiProcess) -> list[psutil.Process]:
     return psutil.Process(api.process.pid).children()
 
 
-def test_killed_worker_is_replaced_within_a_second(sample_url: str, start_api: Callable) -> None:
+def test_killed_worker_is_replaced(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
     [first] = workers(api)
     assert api.get(AVAILABLE).status_code == 200
     first.kill()
-    killed_at = time.time()
-    for _ in until():
-        if others := [worker for worker in workers(api) if worker.pid != first.pid]:
-            break
-    assert others[0].create_time() - killed_at < 1
-    assert httpx.get(api.url + AVAILABLE, timeout=10).status_code == 200
+    wait_for(lambda: [worker for worker in workers(api) if worker.pid != first.pid])
+    assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
     assert f'worker 1 ended with status {-signal.SIGKILL}' in api.output()
     assert metric(api, 'workers_restarted_total') == 1
 
 
 def test_killed_parent_leaves_no_orphan(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
-    for _ in until():
-        if len(workers(api)) == 2:
-            break
+    wait_for(lambda: len(workers(api)) == 2)
     orphans = workers(api)
     api.process.kill()
-    assert psutil.wait_procs(orphans, timeout=10)[1] == []
+    assert psutil.wait_procs(orphans, timeout=DEADLINE_S)[1] == []
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -72,7 +66,7 @@ def test_signal_lets_answers_in_progress_finish(
     os.kill(api.process.pid, number)
     asking.join()
     assert found[0].status_code == 200
-    assert api.process.wait(15) == 0
+    assert api.process.wait(DEADLINE_S) == 0
 
 
 def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Callable) -> None:
@@ -94,10 +88,10 @@ def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Ca
     with pytest.raises(Exception, match='timed out'):
         api.process.wait(0.5)
     api.process.terminate()
-    api.process.wait(5)
+    api.process.wait(DEADLINE_S)
     asking.join()
     assert failed
-    assert psutil.wait_procs(left, timeout=5)[1] == []
+    assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -108,7 +102,7 @@ def test_no_accepted_request_is_lost_under_load(
     with Load(api.url) as clients:
         clients.wait_for(200)
         api.process.send_signal(number)
-        assert api.process.wait(15) == 0
+        assert api.process.wait(DEADLINE_S) == 0
     lost = failures(clients.asked)
     # nobody listens any more: the only way in which a request may fail
     assert {type(asked.failure) for asked in lost} <= {ConnectionRefusedError}
@@ -129,20 +123,18 @@ def test_end_waits_for_every_answer_in_progress(
 
     def ask(day: int) -> None:
         path = f'{AVAILABLE}&timestamp=2024-07-{day}'
-        found.append(httpx.get(api.url + path, timeout=30).status_code)
+        found.append(httpx.get(api.url + path, timeout=DEADLINE_S).status_code)
 
     # more than there are connections, so some wait in the service
     asking = [threading.Thread(target=ask, args=[day]) for day in range(10, 22)]
     for thread in asking:
         thread.start()
-    for _ in until():
-        if metric(api, 'requests_waiting'):
-            break
+    wait_for(lambda: metric(api, 'requests_waiting'))
     api.process.terminate()
     for thread in asking:
         thread.join()
     assert found == [200] * 12
-    assert api.process.wait(15) == 0
+    assert api.process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -156,10 +148,10 @@ def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signa
             | {'DATABASE_URL': f'host=127.0.0.1 port={port}', 'API_CONNECT_TIMEOUT_S': '60'}
             | {'TMPDIR': str(tmp_path)},
         )
-        silent.settimeout(30)
+        silent.settimeout(DEADLINE_S)
         with silent.accept()[0]:  # it waits for the database to say something
             starting.send_signal(number)
-            assert starting.wait(30) == 0
+            assert starting.wait(DEADLINE_S) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +166,7 @@ def test_end_does_not_wait_longer_than_configured(
         client.sendall(f'GET {AVAILABLE} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
         wait_until_busy(rows)
         api.process.terminate()
-        assert api.process.wait(20) == 0
+        assert api.process.wait(DEADLINE_S) == 0
         assert client.recv(1000) == b''
     assert 'ended with answers in progress' in api.output()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import ApiProcess, Rows
+from tests.support import DEADLINE_S, ApiProcess, Rows
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -35,7 +35,7 @@ def test_known_etag_gives_304_without_a_body(api: ApiProcess, method: str, path:
 
 
 def test_304_keeps_the_connection(api: ApiProcess) -> None:
-    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=10)
+    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=DEADLINE_S)
     connection.request('GET', INACTIVE_THEN)
     answer = connection.getresponse()
     answer.read()

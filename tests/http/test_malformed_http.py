@@ -5,14 +5,14 @@ import socket
 
 import pytest
 
-from tests.support import ApiProcess
+from tests.support import DEADLINE_S, ApiProcess
 
 LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
 
 
 def exchange(api: ApiProcess, request: bytes) -> bytes:
     """Send bytes, close our side, and return all that comes until the server closes."""
-    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
         try:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
@@ -130,7 +130,7 @@ def test_http_1_0_is_answered_and_closed(api: ApiProcess) -> None:
 def test_pipelined_requests_are_answered_in_order(api: ApiProcess) -> None:
     ids = [f'pipelined-{number}' for number in range(20)]
     requests = b''.join(LIVE + f'X-Request-ID: {id_}\r\n\r\n'.encode() for id_ in ids)
-    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
         connection.sendall(requests)
         answers = b''
         while answers.count(b'{"status": "live"}') < len(ids):
@@ -146,7 +146,7 @@ def test_pipelined_requests_are_answered_in_order(api: ApiProcess) -> None:
 
 
 def test_connection_is_closed_after_malformed_http(api: ApiProcess) -> None:
-    with socket.create_connection(('127.0.0.1', api.port), timeout=10) as connection:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
         connection.sendall(b'nonsense\r\n\r\n')
         answer = b''
         while chunk := connection.recv(65536):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from db.embedded import EmbeddedServer
-from tests.support import ApiProcess, Rows, until
+from tests.support import ApiProcess, Rows, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -236,9 +236,7 @@ def test_unexpected_failure_shows_nothing_of_its_cause(
     assert answer.status_code == 500
     for secret in ('benefit_usage', 'select', 'Traceback', 'psycopg', '/tmp'):
         assert secret not in answer.text
-    for _ in until():
-        if 'UndefinedTable' in api.output():
-            break
+    wait_for(lambda: 'UndefinedTable' in api.output())
     assert 'benefit_usage\\" does not exist' in api.output()
     for secret in ('select', 'from benefit_usage', 'Traceback', 'postgres'):
         assert secret not in api.output()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import ApiProcess, Rows, until
+from tests.support import ApiProcess, Rows, until, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'
@@ -98,10 +98,9 @@ def test_every_answer_is_logged(
 def test_json_lines(start_api: Callable[..., ApiProcess], sample_url: str) -> None:
     api = start_api(DATABASE_URL=sample_url, API_LOG_FORMAT='json')
     api.get(TOP, headers={'X-Request-ID': 'json-1'})
-    for _ in until():
-        found = [json.loads(line) for line in api.output().splitlines() if 'json-1' in line]
-        if found:
-            break
+    found = wait_for(
+        lambda: [json.loads(line) for line in api.output().splitlines() if 'json-1' in line]
+    )
     assert found[0]['route'] == TOP
     assert found[0]['status'] == 200
     assert found[0]['level'] == 'info'

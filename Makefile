@@ -39,7 +39,7 @@ run: .venv/installed ## Serve the reports (no database configured: on a throwawa
 	@$(RUN) --requests $(BIN)/python -m api
 
 dev: .venv/installed ## As run, and an edited .sql or .py file is live on the next request
-	@$(RUN) --requests $(BIN)/python -m api.dev
+	@$(RUN) --requests $(BIN)/python -m api.server.dev
 
 test: .venv/installed ## Run the tests (T=tests/functions narrows them)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(T)
@@ -50,9 +50,10 @@ test-faults: .venv/installed ## Run only the tests that make faults: restarts, l
 soak: .venv/installed ## Make random faults under load and tell how it goes (MINUTES=30 SOAK_SEED=7)
 	@MINUTES='$(MINUTES)' SOAK_SEED='$(SOAK_SEED)' $(BIN)/python -m pytest -s tests/faults/test_soak.py
 
-lint: .venv/installed ## Check style: Python with ruff, SQL with sqlfluff
+lint: .venv/installed ## Check style and imports: Python with ruff and import-linter, SQL with sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/sqlfluff lint --disable-progress-bar db
 
 format: .venv/installed ## Mend what ruff and sqlfluff can mend

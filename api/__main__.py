@@ -6,10 +6,10 @@ import sys
 import psycopg
 
 from api.app import load_reports
-from api.config import ConfigError, load_settings
-from api.database import Database
-from api.functions import FunctionFileError
-from api.server import serve
+from api.config import ConfigError, Settings, load_settings
+from api.database.check import check_database
+from api.database.functions import FunctionFileError
+from api.server.supervisor import serve
 
 
 def main() -> int:
@@ -18,15 +18,9 @@ def main() -> int:
     parser.add_argument(
         '--check', action='store_true', help='prepare every SQL file on the database, and exit'
     )
+    arguments = parser.parse_args()
     try:
-        if parser.parse_args().check:
-            if missing := Database(load_settings()).check(load_reports().values()):
-                print(
-                    f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',
-                    file=sys.stderr,
-                )
-        else:
-            serve(load_settings())
+        (check if arguments.check else serve)(load_settings())
     except (ConfigError, FunctionFileError) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1
@@ -34,6 +28,21 @@ def main() -> int:
         print('error: the database cannot be reached', file=sys.stderr)
         return 1
     return 0
+
+
+def check(settings: Settings) -> None:
+    """Prepare every SQL file on the database, and warn of indexes that it should have.
+
+    Raises:
+        ConfigError: The settings name no database.
+        FunctionFileError: A SQL file does not fit its route or the database.
+        psycopg.OperationalError: The database cannot be reached.
+    """
+    if missing := check_database(settings, load_reports().values()):
+        print(
+            f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',
+            file=sys.stderr,
+        )
 
 
 if __name__ == '__main__':

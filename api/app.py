@@ -1,106 +1,108 @@
-"""The WSGI application: its routes, and what is wired to them."""
+"""The page to read first: what is served where, and how a request comes to its SQL file.
+
+A request passes the middleware below from top to bottom, and its answer passes it from bottom to
+top. In between, `http.reports` reads its parameters, `database.bulkhead` decides whether it runs,
+and `database.sessions` runs the file of `db/functions` in one round trip.
+"""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import falcon
 import swagger_ui
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.auth import BearerTokens
-from api.bulkhead import Bulkhead
-from api.config import ConfigError, Settings, load_settings
-from api.database import Database
-from api.delivery import Delivery
-from api.errors import TYPE_PREFIX, add_error_handlers
-from api.functions import Function, load_functions
-from api.metrics import Metrics
-from api.parameters import check_route
-from api.resources import Document, Entrance, Exposition, Live, ProblemKind, Ready, Report
-from api.tracing import Tracing
+from api import OPENAPI
+from api.config import Settings, load_settings
+from api.database.bulkhead import Bulkhead
+from api.database.functions import FOLDER, Function, load_function
+from api.database.sessions import Sessions
+from api.http.auth import BearerTokens
+from api.http.cors import ExactCors
+from api.http.delivery import Delivery
+from api.http.pages import Entrance, Page
+from api.http.parameters import check_route
+from api.http.problems import TYPE_PREFIX, ProblemKind, add_error_handlers
+from api.http.reports import Report, ReportResource
+from api.telemetry.metrics import Metrics
+from api.telemetry.tracing import TracedRequest, Tracing
 
-# The reports: a path, and the file in db/functions that answers it.
-REPORTS = {
-    '/venues/top-benefits': 'top_benefits',
-    '/venues/{venueId}/available-benefits': 'available_benefits',
-    '/venues/{venueId}/inactivity-periods': 'inactivity_periods',
-}
+# a new report is a file in db/functions and a line here
+REPORTS = (
+    Report('/venues/top-benefits', 'top_benefits', is_public=True, is_slow=True),
+    Report('/venues/{venueId}/available-benefits', 'available_benefits'),
+    Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_public=True),
+)
 
-OPENAPI = Path(__file__).with_name('openapi.json')
 # of Swagger UI, as JavaScript: our own document, and no badge from a validator on the internet
 DOCS_PARAMETERS = {
     'urls': '[{url: "/openapi.json", name: "Membership-benefits API"}]',
     'validatorUrl': 'null',
 }
-# beyond what every script in a browser may read
-EXPOSED_HEADERS = ['ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID']
 
 
-class ExactCors(falcon.CORSMiddleware):
-    """CORS for the listed origins, telling caches that the answer depends on the origin."""
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
-    ) -> None:
-        """Add the CORS headers."""
-        super().process_response(req, resp, resource, req_succeeded)
-        resp.append_header('Vary', 'Origin')
-
-
-def load_reports() -> dict[str, Function]:
-    """Load the file of every report, by path.
+def load_reports() -> dict[Report, Function]:
+    """Load the file of every report.
 
     Raises:
         FunctionFileError: A file is missing or does not fit its path.
     """
-    functions = load_functions(REPORTS.values())
-    for path, name in REPORTS.items():
-        check_route(path, functions[name])
-    return {path: functions[name] for path, name in REPORTS.items()}
+    reports = {report: load_function(FOLDER / f'{report.function}.sql') for report in REPORTS}
+    for report, function in reports.items():
+        check_route(report.path, function)
+    return reports
 
 
 def create_app(
     settings: Settings | None = None,
-    database: Database | None = None,
+    *,
+    reports: dict[Report, Function] | None = None,
+    sessions: Sessions | None = None,
     metrics: Metrics | None = None,
-    before_waiting: Callable[[], None] = lambda: None,
+    make_way: Callable[[], None] = lambda: None,
 ) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The service's settings; by default those of the environment.
-        database: Where the reports come from; by default the one that the settings name,
+        reports: What is served, and the loaded files; by default loaded now.
+        sessions: Where answers come from; by default on the database that the settings name,
             opened.
         metrics: What `/metrics` shows; by default this application's own.
-        before_waiting: Called by a thread that is about to wait for others.
+        make_way: Called by a thread that is about to wait, so that others are served meanwhile.
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
-        ConfigError: The settings name no database, or a report that is none.
+        ConfigError: A setting is wrong, or there is no database.
     """
     settings = settings or load_settings()
-    if unknown := set(settings.slow_reports) - set(REPORTS.values()):
-        allowed = ', '.join(REPORTS.values())
-        raise ConfigError(f'slow_reports: there is no {unknown.pop()}; allowed: {allowed}')
+    reports = reports or load_reports()
     metrics = metrics or Metrics()
-    if database is None:
-        database = Database(settings, metrics=metrics)
-        database.open()
-    # the last one sees an answer first
-    app = falcon.App(middleware=[Tracing(metrics)])
+    if sessions is None:
+        sessions = Sessions(settings, metrics)
+        sessions.open()
+
+    app = falcon.App(request_type=TracedRequest, middleware=[Tracing(metrics)])
     if settings.cors_origins:
-        app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
+        app.add_middleware(ExactCors(settings.cors_origins))
     if settings.token_sha256:
         app.add_middleware(BearerTokens(settings.token_sha256))
     app.add_middleware(Delivery(settings.gzip_min_bytes))
     add_error_handlers(app)
-    bulkhead = Bulkhead(database, settings, metrics, before_waiting)
-    for path, function in load_reports().items():
-        app.add_route(path, Report(bulkhead, function, settings))
-    app.add_route('/live', Live())
-    app.add_route('/ready', Ready(database))
-    app.add_route('/metrics', Exposition(metrics))
-    app.add_route('/', Entrance(list(REPORTS)))
-    app.add_route('/openapi.json', Document(OPENAPI.read_bytes()))
+
+    bulkhead = Bulkhead(sessions, settings, metrics, make_way)
+    for report, function in reports.items():
+        app.add_route(report.path, ReportResource(report, function, bulkhead, settings))
+
+    def ready() -> bytes:
+        sessions.ping()
+        return b'{"status": "ready"}'
+
+    app.add_route('/live', Page(body=lambda: b'{"status": "live"}'))
+    app.add_route('/ready', Page(body=ready))
+    exposition = Page(body=metrics.exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
+    app.add_route('/metrics', exposition)
+    app.add_route('/openapi.json', Page(body=OPENAPI.read_bytes, cache_control='no-cache'))
+    app.add_route('/', Entrance([report.path for report in REPORTS]))
     app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
     swagger_ui.falcon_api_doc(
         app,

@@ -20,7 +20,7 @@ import httpx
 import psycopg
 import pytest
 
-from api.functions import FOLDER, load_function
+from api.database.functions import FOLDER, load_function
 from db.embedded import LAUNCH, EmbeddedServer, traversable_folder, unprivileged_user
 
 T = TypeVar('T')

@@ -15,7 +15,7 @@ TOP = '/venues/top-benefits?timestamp=2024-07-01'
 
 
 class Dev:
-    """A running `python -m api.dev` on a copy of the project."""
+    """A running `python -m api.server.dev` on a copy of the project."""
 
     def __init__(self, folder: Path, port: int, database_url: str) -> None:
         self.folder = folder / 'project'
@@ -25,7 +25,7 @@ class Dev:
         self.url = f'http://127.0.0.1:{port}'
         with self.log.open('wb') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'api.dev'],
+                [sys.executable, '-m', 'api.server.dev'],
                 cwd=self.folder,
                 env=clean_environment() | {'API_PORT': str(port), 'DATABASE_URL': database_url},
                 stdout=log,
@@ -82,10 +82,10 @@ def test_edited_files_are_live_and_broken_ones_are_not(dev: Dev) -> None:
     dev.edit(sql, ':moment::timestamptz', ':timestamp::timestamptz')
     dev.wait_until_logged('the new version is live', times=3)
 
-    dev.edit('api/resources.py', "'live'", "'alive'")
-    dev.wait_until_logged('resources.py changed, the new version is live')
+    dev.edit('api/app.py', '"live"', '"alive"')
+    dev.wait_until_logged('app.py changed, the new version is live')
     assert dev.get('/live').json() == {'status': 'alive'}
 
-    dev.edit('api/resources.py', 'import falcon', 'import falcon from')
-    dev.wait_until_logged('the old version stays: resources.py line')
+    dev.edit('api/app.py', 'import falcon', 'import falcon from')
+    dev.wait_until_logged('the old version stays: app.py line')
     assert dev.get('/live').json() == {'status': 'alive'}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.app import REPORTS
-from api.functions import FOLDER, FunctionFileError, load_function
+from api.database.functions import FOLDER, FunctionFileError, load_function
 from db.embedded import EmbeddedServer
 from tests.support import ROOT, ApiProcess, program, run
 
@@ -21,9 +21,9 @@ PATHS = {
 
 
 def test_every_file_has_a_route_and_every_route_a_file() -> None:
-    assert sorted(REPORTS.values()) == [path.stem for path in FILES]
-    for path, name in REPORTS.items():
-        assert path.rsplit('/', 1)[1] == name.replace('_', '-')
+    assert sorted(report.function for report in REPORTS) == [path.stem for path in FILES]
+    for report in REPORTS:
+        assert report.path.rsplit('/', 1)[1] == report.function.replace('_', '-')
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -103,7 +103,7 @@ def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_file_names_its_route(path: Path) -> None:
-    [route] = [route for route, name in REPORTS.items() if name == path.stem]
+    [route] = [report.path for report in REPORTS if report.function == path.stem]
     assert re.search(rf'^-- Serves +GET {re.escape(route)}$', path.read_text(), re.MULTILINE)
 
 
@@ -131,15 +131,15 @@ def copied_project(tmp_path: Path) -> Path:
 
 def add_route(folder: Path, line: str) -> None:
     path = folder / 'api' / 'app.py'
-    head, tail = path.read_text().split('REPORTS = {\n')
-    path.write_text(f'{head}REPORTS = {{\n{line}\n{tail}')
+    head, tail = path.read_text().split('REPORTS = (\n')
+    path.write_text(f'{head}REPORTS = (\n{line}\n{tail}')
 
 
 def test_fourth_report_is_one_file_and_one_line(
     copied_project: Path, sample_url: str, tmp_path: Path
 ) -> None:
     (copied_project / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
-    add_route(copied_project, "    '/venues/{venueId}/busiest-days': 'busiest_days',")
+    add_route(copied_project, "    Report('/venues/{venueId}/busiest-days', 'busiest_days'),")
     environment = {'DATABASE_URL': sample_url}
     api = ApiProcess(tmp_path, environment, folder_of_project=copied_project)
     try:
@@ -168,8 +168,17 @@ def test_fourth_report_is_one_file_and_one_line(
         ),
         (
             FOURTH.replace('select json', 'select :since::text, json'),
-            ':since must be used once',
+            'line 9: :since must be used once',
         ),
+        (
+            FOURTH.replace('coalesce(:timestamp::', 'coalesce(nullif(:timestamp::'),
+            'line 6: :timestamp must stand alone in a select list',
+        ),
+        (
+            FOURTH.replace(':since::timestamptz', 'date(:since::timestamptz)'),
+            'line 5: :since must stand alone in a select list',
+        ),
+        (FOURTH.replace('null::text', "'100 %'::text"), 'line 9: a percent sign'),
     ],
 )
 def test_file_that_does_not_hold_what_it_promises_is_refused(
@@ -187,15 +196,15 @@ def test_file_that_does_not_hold_what_it_promises_is_refused(
     [
         (
             FOURTH,
-            "'/venues/{venue}/busiest-days': 'busiest_days',",
+            "Report('/venues/{venue}/busiest-days', 'busiest_days'),",
             'has no bind for venue',
         ),
         (
             FOURTH.replace('since::timestamptz', 'since::date'),
-            "'/venues/{venueId}/busiest-days': 'busiest_days',",
+            "Report('/venues/{venueId}/busiest-days', 'busiest_days'),",
             ':since is cast to date, but only bigint, timestamptz',
         ),
-        (FOURTH, "'/nothing': 'nothing',", 'nothing.sql: '),
+        (FOURTH, "Report('/nothing', 'nothing'),", 'nothing.sql: '),
     ],
 )
 def test_route_that_does_not_fit_its_file_ends_the_start_with_one_line(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from api.functions import FOLDER
+from api.database.functions import FOLDER
 from db.embedded import EmbeddedServer
 from tests.support import ROOT, clean_environment, program
 

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from api.config import Settings
-from api.database import Database, run
-from api.functions import FOLDER, Function, load_function
+from api.database.functions import FOLDER, Function, load_function
+from api.database.sessions import Session
 from db.embedded import EmbeddedServer, load
 from tests.support import Rows
 
@@ -17,25 +17,25 @@ TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0001-01-01T00:00:00.000001+00:
 
 
 @pytest.fixture
-def session(rows: Rows, database_url: str) -> Iterator[psycopg.Connection]:
+def session(rows: Rows, database_url: str) -> Iterator[Session]:
     """Return a session that is set up as those of the service's pool."""
     rows.benefit(1)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        Database(Settings(database_url=database_url))._configure(connection)
+    with Session.connect(database_url, autocommit=True) as connection:
+        connection.set_up(Settings(database_url=database_url))
         yield connection
 
 
-def run_with_all_values(session: psycopg.Connection, function: Function) -> None:
+def run_with_all_values(session: Session, function: Function) -> None:
     for id_ in IDS:
         for timestamp in TIMESTAMPS:
             values = {bind.name: id_ for bind in function.binds} | {'timestamp': timestamp}
-            body, _ = run(session, function.sql, values, prepare=True)
+            body, _ = session.execute(function.sql, values, prepare=True).fetchone()
             assert bytes(body).startswith(b'[')
 
 
 @pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)
 def test_ids_and_timestamps_of_any_size_share_one_statement(
-    session: psycopg.Connection, function: Function
+    session: Session, function: Function
 ) -> None:
     run_with_all_values(session, function)
     [[types]] = session.execute(
@@ -45,7 +45,7 @@ def test_ids_and_timestamps_of_any_size_share_one_statement(
     assert types == [written[bind.type] for bind in function.binds]
 
 
-def test_session_has_one_statement_a_file_which_names_it(session: psycopg.Connection) -> None:
+def test_session_has_one_statement_a_file_which_names_it(session: Session) -> None:
     for function in FUNCTIONS * 2:
         run_with_all_values(session, function)
     statements = session.execute(

@@ -53,7 +53,7 @@ def test_line_is_that_of_the_file(rows: Rows, database_url: str, start_api: Call
     with pytest.raises(AssertionError) as failure:
         start_api(DATABASE_URL=database_url)
     number = int(re.search(r'available_benefits\.sql line (\d+)', str(failure.value))[1])
-    from api.functions import FOLDER  # noqa: PLC0415
+    from api.database.functions import FOLDER  # noqa: PLC0415
 
     line = (FOLDER / 'available_benefits.sql').read_text().splitlines()[number - 1]
     assert 'benefit.title' in line

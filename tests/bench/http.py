@@ -14,7 +14,7 @@ from statistics import median
 
 import psycopg
 
-from api.functions import FOLDER
+from api.database.functions import FOLDER
 from tests.bench.data import Size
 from tests.bench.servers import BENCH_PYTHON, CORES, FASTAPI, OTHER_WSGI, OURS, Server, running
 from tests.support import until

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 
-from api.functions import FOLDER, load_function
+from api.database.functions import FOLDER, load_function
 from tests.bench.data import Size
 
 PLAIN = Path(__file__).parents[1] / 'functions' / 'plain'

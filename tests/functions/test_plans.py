@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from api.functions import FOLDER, load_function
+from api.database.functions import FOLDER, load_function
 from db.embedded import EmbeddedServer
 from tests.support import cloned
 

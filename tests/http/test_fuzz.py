@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from api.errors import PROBLEMS, TYPE_PREFIX
-from api.server import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from api.http.problems import PROBLEMS, TYPE_PREFIX
+from api.server.http_server import MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.support import ApiProcess
 
 # the same examples in every run

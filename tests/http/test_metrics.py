@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.app import OPENAPI
+from api import OPENAPI
 from api.config import Settings
 from tests.faults.load import PATHS, Load
 from tests.support import ApiProcess, metric, wait_for

@@ -1,22 +1,23 @@
 """Who may ask: bearer tokens (RFC 6750), of which only the SHA-256 hashes are configured."""
 
 import hmac
+from dataclasses import dataclass
 from hashlib import sha256
 
 import falcon
 
-from api.errors import Problem
+from api.http.problems import Problem
 
 
+@dataclass(frozen=True)
 class BearerTokens:
     """Falcon middleware that wants a token for every resource marked `needs_token`.
 
-    Args:
+    Attributes:
         hashes: The SHA-256 hashes of the tokens, in hexadecimal.
     """
 
-    def __init__(self, hashes: tuple[str, ...]) -> None:
-        self._hashes = hashes
+    hashes: tuple[str, ...]
 
     def process_resource(
         self, req: falcon.Request, _resp: falcon.Response, resource: object, _params: dict
@@ -31,6 +32,6 @@ class BearerTokens:
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')
         digest = sha256(token.strip().encode()).hexdigest()
         # all are compared, each in constant time: what is known cannot be found out by waiting
-        known = [hmac.compare_digest(digest, hash_) for hash_ in self._hashes]
+        known = [hmac.compare_digest(digest, hash_) for hash_ in self.hashes]
         if scheme.lower() != 'bearer' or not any(known):
             raise Problem('unauthorized')

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from api.errors import Problem
-from api.functions import Bind, Function, FunctionFileError
+from api.database.functions import Bind, Function, FunctionFileError, Values
+from api.http.problems import Problem
 
 BIGINT_MAX = 2**63 - 1
 DIGITS = re.compile(r'[0-9]{1,19}')
@@ -57,10 +57,7 @@ def timestamptz(text: str) -> str:
     raise ValueError(message)
 
 
-READERS: dict[str, Callable[[str], int | str]] = {
-    'bigint': bigint,
-    'timestamptz': timestamptz,
-}
+READERS: dict[str, Callable[[str], int | str]] = {'bigint': bigint, 'timestamptz': timestamptz}
 
 
 def http_name(bind_name: str) -> str:
@@ -72,13 +69,9 @@ def http_name(bind_name: str) -> str:
 def check_route(template: str, function: Function) -> None:
     """Check that a route's path and a function's binds fit each other.
 
-    Args:
-        template: The path, with its parameters in braces.
-        function: What answers it.
-
     Raises:
-        FunctionFileError: The path has a parameter that the function does not bind, or the
-            function a type that no client can send.
+        FunctionFileError: The path has a parameter in braces that the function does not bind, or
+            the function a type that no client can send.
     """
     names = [http_name(bind.name) for bind in function.binds]
     for name in re.findall(r'{(\w+)}', template):
@@ -93,10 +86,8 @@ def check_route(template: str, function: Function) -> None:
 
 
 def read_parameters(
-    function: Function,
-    path: dict[str, str],
-    query: dict[str, str | list[str]],
-) -> dict[str, int | str | None]:
+    function: Function, path: dict[str, str], query: dict[str, str | list[str]]
+) -> Values:
     """Convert a request's parameters to the values that a function binds.
 
     Args:
@@ -110,15 +101,11 @@ def read_parameters(
     Raises:
         Problem: A parameter is missing, repeated, unknown or malformed.
     """
-    names = [http_name(bind.name) for bind in function.binds]
-    allowed = [name for name in names if name not in path]
+    allowed = [name for bind in function.binds if (name := http_name(bind.name)) not in path]
     for name in query:
         if name not in allowed:
-            raise Problem(
-                'invalid-parameter',
-                f'there is no parameter {name[:40]}; allowed here: {", ".join(allowed)}',
-                parameter=name[:40],
-            )
+            detail = f'there is no parameter {name[:40]}; allowed here: {", ".join(allowed)}'
+            raise Problem('invalid-parameter', detail, parameter=name[:40])
     return {bind.name: read_parameter(bind, path | query) for bind in function.binds}
 
 

@@ -1,14 +1,13 @@
 """What Prometheus scrapes: answers, their time, the pools, and what went wrong."""
 
-import json
 import os
 import platform
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-OPENAPI = Path(__file__).with_name('openapi.json')
+from api import VERSION
+
 FOLDER_VARIABLE = 'PROMETHEUS_MULTIPROC_DIR'
 # seconds: from a quick report to the longest that a statement may take
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -18,7 +17,8 @@ def share_between_processes(folder: str) -> None:
     """Keep all metrics that are made from now on in files, which processes add up.
 
     prometheus_client decides this when it is imported, by the same variable; here, every
-    start of the service has a folder of its own.
+    start of the service has a folder of its own. Metrics that are made before a fork are right
+    after it, since every operation on a value looks whether it still has its process's file.
 
     Args:
         folder: An empty folder.
@@ -70,14 +70,13 @@ class Metrics:
             'database_connections', 'Connections that are open', ['state'], **gauge
         )
         self.waiting = Gauge('requests_waiting', 'Requests that wait for a connection', **gauge)
-        version = json.loads(OPENAPI.read_bytes())['info']['version']
         Gauge(
             'build_info',
             'What runs',
             ['version', 'python'],
             multiprocess_mode='max',
             **common,
-        ).labels(version, platform.python_version()).set(1)
+        ).labels(VERSION, platform.python_version()).set(1)
 
     def observe(self, route: str, status: int, total_s: float, database_s: float) -> None:
         """Count an answer.
@@ -92,6 +91,16 @@ class Metrics:
         self.duration.labels(route).observe(total_s)
         if database_s:
             self.database.labels(route).inc(database_s)
+
+    def publish_pool(self, stats: dict[str, int]) -> None:
+        """Tell how the pool of this process is.
+
+        Args:
+            stats: What psycopg_pool's get_stats returns.
+        """
+        self.connections.labels('open').set(stats['pool_size'])
+        self.connections.labels('idle').set(stats['pool_available'])
+        self.waiting.set(stats['requests_waiting'])
 
     def exposition(self) -> bytes:
         """Return the metrics of all processes in Prometheus's text format."""

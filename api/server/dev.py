@@ -1,4 +1,4 @@
-"""`python -m api.dev` serves, and serves anew when a .sql or .py file has changed."""
+"""`python -m api.server.dev` serves, and serves anew when a .sql or .py file has changed."""
 
 import http.client
 import logging
@@ -10,12 +10,12 @@ from pathlib import Path
 from watchfiles import DefaultFilter, watch
 
 from api.config import ConfigError, load_settings
-from api.server import listen
-from api.tracing import configure_logging
+from api.server.listener import listen
+from api.telemetry.log import configure_logging
 
-log = logging.getLogger('api.dev')
+log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SERVE = [sys.executable, '-m', 'api']
 
 
@@ -38,7 +38,7 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
         logging.getLogger('watchfiles').setLevel(logging.WARNING)
-        if error := refusal(set()):
+        if error := complaint(set()):
             raise ConfigError(error)
         listener = listen(settings)
     except ConfigError as ex:
@@ -50,7 +50,7 @@ def main() -> int:
             for changes in watch(ROOT / 'api', ROOT / 'db', watch_filter=SourceFilter()):
                 paths = {Path(path) for _, path in changes}
                 names = ', '.join(sorted(path.name for path in paths))
-                if error := refusal(paths):
+                if error := complaint(paths):
                     log.error('%s changed, the old version stays: %s', names, error)
                     continue
                 server.terminate()
@@ -66,7 +66,7 @@ def main() -> int:
     return 0
 
 
-def refusal(paths: set[Path]) -> str | None:
+def complaint(paths: set[Path]) -> str | None:
     """Say in one line why the files as they are now cannot be served; None if they can.
 
     Args:

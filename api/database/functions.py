@@ -1,21 +1,22 @@
 """The SQL function files: loaded by aiosql, with what each says of its parameters."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiosql
 
-FOLDER = Path(__file__).parent.parent / 'db' / 'functions'
+FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
-# how the params CTE names a bind, as aiosql hands it to psycopg: cast once, and if it has
-# a default, inside coalesce()
-BIND = re.compile(r'(?P<default>coalesce\(\s*)?%\((?P<name>\w+)\)s(?:::(?P<type>\w+))?')
+# a value for each bind of a function, by its name
+Values = dict[str, int | str | None]
+
+# a bind and its cast, as aiosql hands them to psycopg
+BIND = re.compile(r'%\((?P<name>\w+)\)s(?:::(?P<type>\w+))?')
 
 
 class FunctionFileError(Exception):
-    """A file does not hold what its name promises; the message names the file."""
+    """A file does not hold what its name promises, or the database not what the file needs."""
 
 
 @dataclass(frozen=True)
@@ -55,37 +56,21 @@ class Function:
         return self.lines[self.numbered_sql[: position - 1].count('\n')]
 
 
-def load_functions(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Function]:
-    """Load function files.
-
-    Args:
-        names: The functions' names; each is its file's name without .sql.
-        folder: Where the files are.
+def load_function(path: Path) -> Function:
+    """Load a function file.
 
     Raises:
-        FunctionFileError: A file is missing, or does not define just the function of its
-            name with every bind cast exactly once.
+        FunctionFileError: It is missing, or does not define just the function of its name with
+            every bind cast exactly once; the message names the file and the line.
     """
-    return {name: load_function(folder / f'{name}.sql') for name in names}
-
-
-def load_function(path: Path) -> Function:
-    """Load one function file; see load_functions."""
     try:
         queries = aiosql.from_path(path, 'psycopg')
     except (OSError, aiosql.SQLLoadException, aiosql.SQLParseException) as ex:
         raise FunctionFileError(f'{path.name}: {ex}') from ex
     if queries.available_queries != [path.stem]:
-        raise FunctionFileError(
-            f'{path.name}: must define {path.stem}, but defines {queries.available_queries}'
-        )
+        found = ', '.join(queries.available_queries)
+        raise FunctionFileError(f'{path.name}: must define {path.stem}, but defines {found}')
     sql = getattr(queries, path.stem).sql
-    binds = {}
-    for match in BIND.finditer(sql):
-        name, type_ = match['name'], match['type']
-        if name in binds or not type_:
-            raise FunctionFileError(f'{path.name}: :{name} must be used once, with a cast')
-        binds[name] = Bind(name, type_, optional=bool(match['default']))
     text = path.read_text().splitlines()
     # aiosql leaves out whole lines of comment, and what is empty before the statement
     lines = [n for n, line in enumerate(text, start=1) if not line.lstrip().startswith('--')]
@@ -93,4 +78,28 @@ def load_function(path: Path) -> Function:
         lines.pop(0)
     comment = f'/* {path.name} */'
     named_sql = re.sub(r'\w+', rf'{comment} \g<0> {comment}', sql, count=1)
-    return Function(path.stem, named_sql, tuple(binds.values()), tuple(lines))
+    return Function(path.stem, named_sql, read_binds(path.name, sql, lines), tuple(lines))
+
+
+def read_binds(file_name: str, sql: str, lines: list[int]) -> tuple[Bind, ...]:
+    """Find a statement's binds; see load_function."""
+    binds = {}
+    for percent in re.finditer('%', sql):
+        before = sql[: percent.start()]
+        line = lines[before.count('\n')]
+        place = f'{file_name} line {line}'
+        bind = BIND.match(sql, percent.start())
+        if not bind:
+            raise FunctionFileError(f'{place}: a percent sign, which the driver takes for a bind')
+        name, type_ = bind['name'], bind['type']
+        if name in binds or not type_:
+            raise FunctionFileError(f'{place}: :{name} must be used once, with a cast')
+        has_default = before.rstrip().endswith('coalesce(')
+        in_select = re.split(r'\bselect\b', before.rstrip().removesuffix('coalesce('))[-1]
+        if in_select.count('(') != in_select.count(')'):
+            raise FunctionFileError(
+                f'{place}: :{name} must stand alone in a select list, or first in a coalesce()'
+                ' there if it may be left out'
+            )
+        binds[name] = Bind(name, type_, optional=has_default)
+    return tuple(binds.values())

@@ -8,8 +8,8 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
 
-from api.errors import problem_of_status
-from api.tracing import new_request_id
+from api.http.problems import problem_of_status
+from api.telemetry.tracing import new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the answer's head; when the worker ends, it closes the connection."""
-        if not self.channel.server.accepting:
+        if not self.channel.server.is_listening:
             close_after(self)
         return super().build_response_header()
 

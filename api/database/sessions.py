@@ -1,0 +1,218 @@
+"""The sessions on PostgreSQL: a pool of them, and one round trip for each answer."""
+
+import logging
+from time import monotonic, perf_counter
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8Dumper
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from api.config import ConfigError, Settings
+from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
+from api.database.functions import Function, Values
+from api.telemetry.metrics import Metrics
+from api.telemetry.timings import Timings
+
+APPLICATION_NAME = 'membership-benefits-api'
+# the server enforces the statement timeout; one that does not do it in this time has stopped
+GRACE_S = 1.0
+# a request that had to wait already still gets this long for a connection
+LEAST_POOL_TIMEOUT_S = 0.1
+# how a server that vanished is noticed: libpq's parameters, unless the URL has them
+LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
+# what a server says before it closes a connection: admin_shutdown, crash_shutdown,
+# cannot_connect_now, idle_session_timeout
+ENDED = ('57P01', '57P02', '57P03', '57P05')
+
+# its lines name hosts and users; what matters of them is logged where an answer fails
+logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
+
+
+class Answer(NamedTuple):
+    """What a function returned: the body where libpq put it, and the bind that names nothing."""
+
+    body: memoryview
+    missing: str | None
+
+
+class ViewLoader(Loader):
+    """Loads JSON as the bytes that came: not parsed, not even copied out of libpq's result."""
+
+    def load(self, data: Buffer) -> Buffer:
+        """Return the view of the value, which keeps the result alive."""
+        return data
+
+
+class Session(psycopg.Connection):
+    """A connection that does not wait for ever for an answer, but for patience_s seconds."""
+
+    patience_s: float | None = None
+
+    def wait(self, *args: Any, **options: Any) -> Any:
+        """Wait for the server (called by psycopg for every exchange with it).
+
+        Raises:
+            psycopg.errors.QueryCanceled: The server did not answer in time; the session is closed.
+        """
+        try:
+            return super().wait(*args, **{'timeout': self.patience_s} | options)
+        except psycopg.OperationalError as ex:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.close()
+            raise psycopg.errors.QueryCanceled('no answer') from ex
+
+    def set_up(self, settings: Settings) -> None:
+        """Make it read-only, in UTC and with a statement timeout; done once, when it is new."""
+        self.patience_s = settings.statement_timeout_s + GRACE_S
+        if settings.session_settings:
+            self.execute(
+                "select set_config('default_transaction_read_only', 'on', false),"
+                " set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
+                [str(round(settings.statement_timeout_s * 1000))],
+            )
+        self.adapters.register_loader('json', ViewLoader)
+        # int2, int4 or int8 by value would make a statement and a plan of each
+        self.adapters.register_dumper(int, Int8Dumper)
+
+
+class Sessions:
+    """A pool of read-only sessions.
+
+    Args:
+        settings: Where the database is and how long to wait for it.
+        metrics: Where retries and timeouts are counted.
+        name: What they are called at the database, after APPLICATION_NAME.
+
+    Raises:
+        ConfigError: The settings name no database.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, name: str = '0') -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._lent: set[Session] = set()
+        self._pool = ConnectionPool(
+            connection_class=Session,
+            kwargs=connection_parameters(settings, name),
+            # more than are needed only keep more backends busy, as the pool takes them in turns;
+            # what they are good for is to spread over replicas
+            min_size=min(settings.pool_min_size, settings.pool_size),
+            max_size=settings.pool_size,
+            max_lifetime=settings.pool_lifetime_s,
+            # never a long pause between two attempts: after these seconds the pool begins anew,
+            # and is as large as it was soon after an outage
+            reconnect_timeout=settings.pool_timeout_s,
+            reconnect_failed=ConnectionPool.check,
+            configure=lambda session: session.set_up(settings),
+            open=False,
+        )
+
+    def open(self) -> None:
+        """Start connecting; does not wait and does not fail when there is no database yet."""
+        self._pool.open()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    def publish_figures(self) -> None:
+        """Tell the metrics how the pool is."""
+        self._metrics.publish_pool(self._pool.get_stats())
+
+    def fetch(
+        self, function: Function, values: Values, deadline: float, timings: Timings
+    ) -> Answer:
+        """Run a function in one round trip; prepared when a connection runs it first.
+
+        Args, Returns, Raises: As Bulkhead.fetch; and
+            deadline: Until when to wait for a connection, by time.monotonic().
+        """
+        try:
+            return Answer(*self._read(function.sql, values, deadline, timings))
+        except psycopg.errors.QueryCanceled as ex:
+            self._metrics.timeouts.inc()
+            raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
+        except psycopg.OperationalError as ex:
+            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
+        except psycopg.Error as ex:
+            raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            OverloadedError: All connections stayed in use for too long.
+            UnavailableError: It gives none.
+        """
+        deadline = monotonic() + self._settings.pool_timeout_s
+        try:
+            self._read('select', None, deadline, Timings())
+        except psycopg.Error as ex:
+            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
+
+    def _read(self, sql: str, values: Values | None, deadline: float, timings: Timings) -> tuple:
+        """Run a statement that only reads, once more if it was not its fault that it failed.
+
+        A connection that turns out to be broken costs no request: all that were made before are
+        replaced, as they are likely to be broken too, and the statement runs on a new one. One
+        that a standby had to cancel to keep up with its primary runs once more as well. What ran
+        into the statement timeout does not.
+        """
+        try:
+            return self._read_once(sql, values, deadline, timings)
+        except ConnectionLostError:
+            self._pool.drain()
+        except psycopg.errors.SerializationFailure:
+            pass
+        self._metrics.retries.inc()
+        # the statement may have taken all the time that there was for waiting
+        deadline = monotonic() + self._settings.pool_timeout_s
+        return self._read_once(sql, values, deadline, timings)
+
+    def _read_once(
+        self, sql: str, values: Values | None, deadline: float, timings: Timings
+    ) -> tuple:
+        with timings.waiting():
+            try:
+                session = self._pool.getconn(max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S))
+            except PoolTimeout:
+                # not all are lent, so the reason for waiting is that no more can be made
+                if len(self._lent) < self._pool.max_size:
+                    raise
+                raise OverloadedError('overloaded') from None
+        self._lent.add(session)
+        begun = perf_counter()
+        try:
+            return session.execute(sql, values, prepare=self._settings.prepare).fetchone()
+        except psycopg.OperationalError as ex:
+            if session.broken or ex.sqlstate in ENDED:
+                raise ConnectionLostError from ex
+            raise
+        finally:
+            timings.database_s += perf_counter() - begun
+            self._lent.discard(session)
+            self._pool.putconn(session)
+
+
+class ConnectionLostError(psycopg.OperationalError):
+    """The connection broke during the statement, or the server is about to break it."""
+
+
+def connection_parameters(settings: Settings, name: str = '0') -> dict[str, Any]:
+    """Return what to connect with, for psycopg.connect; see Sessions."""
+    if not settings.database_url:
+        raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
+    return {
+        'fallback_application_name': f'{APPLICATION_NAME}/{name}',
+        'connect_timeout': settings.connect_timeout_s,
+        **conninfo_to_dict(LIVENESS),
+        **conninfo_to_dict(settings.database_url),
+        'autocommit': True,
+        **({} if settings.prepare else {'prepare_threshold': None}),
+    }

@@ -1,0 +1,5 @@
+"""What a request is and what an answer is: reports, parameters, problems, delivery, tokens.
+
+Imports `database`, `telemetry` and `config`. It must not know SQL, nor who runs it: threads,
+processes and connections of clients are the server's.
+"""

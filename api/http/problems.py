@@ -1,0 +1,143 @@
+"""Every answer that is not a report: one table of problems, in one shape (RFC 9457)."""
+
+import json
+import logging
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
+
+import falcon
+
+from api.database import errors
+from api.telemetry.tracing import TracedRequest
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON = 'application/problem+json'
+TYPE_PREFIX = '/docs/problems/'
+RETRY = {'Retry-After': '1'}
+CHALLENGE = {'WWW-Authenticate': 'Bearer realm="membership-benefits"'}
+
+
+class Kind(NamedTuple):
+    """A kind of problem; by_status are those of errors that have nothing but a status."""
+
+    status: int
+    title: str
+    meaning: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    by_status: bool = False
+
+
+# fmt: off
+PROBLEMS = {
+    'invalid-request': Kind(400, 'Invalid request', by_status=True, meaning=
+        'The request is not valid HTTP.'),
+    'invalid-parameter': Kind(400, 'Invalid parameter', meaning=
+        'A parameter is missing, repeated, unknown or malformed; the detail says what is allowed.'),
+    'unauthorized': Kind(401, 'Unauthorized', headers=CHALLENGE, meaning=
+        'The header Authorization must hold Bearer and a token that is valid here.'),
+    'entity-not-found': Kind(404, 'No such venue or person', meaning=
+        'The venue or person that the parameter names does not exist.'),
+    'path-not-found': Kind(404, 'No such path', by_status=True, meaning=
+        'There is nothing here; /docs shows the paths.'),
+    'method-not-allowed': Kind(405, 'Method not allowed', by_status=True, meaning=
+        'The path does not take this method; the header Allow lists those it takes.'),
+    'body-too-large': Kind(413, 'Body too large', by_status=True, meaning=
+        'No request here needs a body.'),
+    'headers-too-large': Kind(431, 'Headers too large', by_status=True, meaning=
+        'The request line and the headers together are too long.'),
+    'internal-error': Kind(500, 'Internal error', by_status=True, meaning=
+        'The service failed; its log says why, under the requestId.'),
+    'not-implemented': Kind(501, 'Not implemented', by_status=True, meaning=
+        'The transfer coding is not supported.'),
+    'database-unavailable': Kind(503, 'Database unavailable', headers=RETRY, meaning=
+        'The database cannot be reached now; try again after the seconds in Retry-After.'),
+    'overloaded': Kind(503, 'Overloaded', headers=RETRY, meaning=
+        'Too many requests are in progress; try again after the seconds in Retry-After.'),
+    'statement-timeout': Kind(504, 'Timeout', meaning=
+        'The report took longer than the statement timeout; try again later.'),
+}
+# fmt: on
+KINDS_BY_STATUS = {PROBLEMS[kind].status: kind for kind in PROBLEMS if PROBLEMS[kind].by_status}
+
+# what the database's failures are here, and how they are logged
+FAILURES = {
+    errors.OverloadedError: ('overloaded', logging.WARNING),
+    errors.UnavailableError: ('database-unavailable', logging.WARNING),
+    errors.TimedOutError: ('statement-timeout', logging.WARNING),
+    errors.RefusedError: ('internal-error', logging.ERROR),
+}
+
+
+class Problem(falcon.HTTPError):
+    """An answer of one of the kinds in PROBLEMS.
+
+    Args:
+        kind: A key of PROBLEMS.
+        detail: What is wrong and what is allowed; by default, what the table says.
+        parameter: The parameter that is to blame, if one is.
+    """
+
+    def __init__(self, kind: str, detail: str = '', *, parameter: str | None = None) -> None:
+        row = PROBLEMS[kind]
+        super().__init__(row.status, title=row.title, description=detail or row.meaning)
+        self.kind = kind
+        self.extension = {'parameter': parameter} if parameter else {}
+        self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store', **row.headers}
+
+    def body(self, request_id: str) -> bytes:
+        """Return the problem details object."""
+        members = {
+            'type': TYPE_PREFIX + self.kind,
+            'title': self.title,
+            'status': self.status_code,
+            'detail': self.description,
+            'requestId': request_id,
+        }
+        return json.dumps(members | self.extension).encode()
+
+
+def problem_of_status(status: int) -> Problem:
+    """Return the problem for an error that has nothing but a status."""
+    return Problem(KINDS_BY_STATUS.get(status, 'invalid-request'))
+
+
+def add_error_handlers(app: falcon.App) -> None:
+    """Make an application answer every failure with a problem."""
+    app.set_error_serializer(serialize)
+    app.add_error_handler(Exception, fail)
+
+
+def serialize(req: TracedRequest, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """Write a problem, or an error of falcon's own as one."""
+    problem = error if isinstance(error, Problem) else problem_of_status(error.status_code)
+    req.problem = problem.kind
+    resp.status = problem.status
+    resp.set_headers(problem.headers)
+    resp.data = problem.body(req.id)
+
+
+def fail(_req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict) -> NoReturn:
+    """Log what went wrong, and answer what that is here."""
+    if isinstance(ex, errors.DatabaseError):
+        kind, level = FAILURES[type(ex)]
+        log.log(level, '%s', ex)
+    else:
+        kind = 'internal-error'
+        log.error('unexpected failure', exc_info=ex)
+    raise Problem(kind) from ex
+
+
+class ProblemKind:
+    """What a problem's type means."""
+
+    def on_get(self, _req: TracedRequest, resp: falcon.Response, kind: str) -> None:
+        """Answer with the kind's row of the table."""
+        if kind not in PROBLEMS:
+            raise falcon.HTTPRouteNotFound
+        row = PROBLEMS[kind]
+        fixed = {'type': TYPE_PREFIX + kind, 'title': row.title, 'status': row.status}
+        resp.media = fixed | {'meaning': row.meaning}
+
+    on_head = on_get

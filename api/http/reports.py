@@ -1,0 +1,69 @@
+"""The reports as HTTP: a SQL file's answer, passed through as the bytes that PostgreSQL made."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import falcon
+
+from api.config import Settings
+from api.database.bulkhead import Bulkhead
+from api.database.functions import Function
+from api.http.parameters import http_name, read_parameters
+from api.http.problems import Problem
+from api.telemetry.tracing import TracedRequest
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is served where, and how.
+
+    Attributes:
+        path: The path, with its parameters in braces.
+        function: The file in db/functions that answers it, without .sql.
+        is_public: Whether caches may keep its answers for others too, and give them a little late.
+        is_slow: Whether it may not take all connections: few of these run at once.
+        as_of: The bind with the moment as of which it is made; an answer as of the past changes
+            seldom.
+    """
+
+    path: str
+    function: str
+    is_public: bool = False
+    is_slow: bool = False
+    as_of: str = 'timestamp'
+
+
+class ReportResource:
+    """Answers a report with its loaded file, by way of the bulkhead."""
+
+    needs_token = True
+
+    def __init__(
+        self, report: Report, function: Function, bulkhead: Bulkhead, settings: Settings
+    ) -> None:
+        self._report = report
+        self._function = function
+        self._bulkhead = bulkhead
+        scope = 'public' if report.is_public and not settings.token_sha256 else 'private'
+        # what a person has just used must not look available for long, so that is never stale
+        stale_s = settings.cache_stale_seconds if report.is_public else 0
+        extension = [f'stale-while-revalidate={stale_s}'] if stale_s else []  # RFC 5861
+        self._cache_control = [scope, f'max-age={settings.cache_seconds}', *extension]
+        self._cache_control_past = [scope, f'max-age={settings.cache_past_seconds}', *extension]
+
+    def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
+        """Answer with the function's body, or 404 when one of the parameters names nothing."""
+        values = read_parameters(self._function, path, req.params)
+        answer = self._bulkhead.fetch(
+            self._function, values, req.timings, is_slow=self._report.is_slow
+        )
+        if answer.missing:
+            name = http_name(answer.missing)
+            detail = f'There is no {name} {values[answer.missing]}.'
+            raise Problem('entity-not-found', detail, parameter=name)
+        is_past = (values.get(self._report.as_of) or '9999') < datetime.now(UTC).isoformat()
+        resp.cache_control = self._cache_control_past if is_past else self._cache_control
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = answer.body
+
+    on_head = on_get

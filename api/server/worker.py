@@ -1,0 +1,101 @@
+"""A worker process: answers requests until it is told to end, then finishes what it has begun."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+
+from api.app import create_app
+from api.config import Settings
+from api.database.functions import Function
+from api.database.sessions import Sessions
+from api.http.reports import Report
+from api.server.crew import Crew
+from api.server.http_server import HttpServer
+from api.server.process import SIGNALS
+from api.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+# threads beyond those that work or wait for the database, so that /live is answered at once
+SPARE_THREADS = 4
+PUBLISHING_INTERVAL_S = 1.0
+
+
+class Worker:
+    """One process of the service.
+
+    Args:
+        settings: The service's settings.
+        reports: What is served, and the loaded files.
+        listener: The listening socket, shared with the other workers.
+        metrics: What is counted.
+        number: Which worker this is, from 1.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reports: dict[Report, Function],
+        listener: socket.socket,
+        metrics: Metrics,
+        number: int,
+    ) -> None:
+        # without it, nobody is left who could end this process
+        self._parent = multiprocessing.parent_process().pid
+        self._shutdown_timeout_s = settings.shutdown_timeout_s
+        self._told_to_end_at: float | None = None
+        self._published_at = 0.0
+        self._sessions = Sessions(settings, metrics, name=str(number))
+        self._crew = Crew(settings.pool_size + settings.pool_max_waiting + SPARE_THREADS)
+        application = create_app(
+            settings,
+            reports=reports,
+            sessions=self._sessions,
+            metrics=metrics,
+            make_way=self._crew.make_way,
+        )
+        self._server = HttpServer(application, listener, self._crew, settings, metrics)
+
+    def run(self) -> None:
+        """Serve until SIGTERM, or until the parent is gone, and as long as answers need then."""
+        self._receive_signals()
+        self._sessions.open()
+        while not self._is_done():
+            self._crew.watch(self._server.run_once)
+            self._publish()
+            if os.getppid() != self._parent:
+                self._end()
+        self._sessions.close()
+
+    def _receive_signals(self) -> None:
+        for number in SIGNALS:  # a terminal sends them to all processes; the parent decides
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        # from here on, those that the parent held back while it started this process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _end(self) -> None:
+        """Begin to end; called once or more often."""
+        if self._told_to_end_at is None:
+            self._told_to_end_at = time.monotonic()
+
+    def _is_done(self) -> bool:
+        """Tell whether to stop now."""
+        if self._told_to_end_at is None:
+            return False
+        if self._server.is_listening:
+            self._server.stop_listening()
+            return False
+        if time.monotonic() - self._told_to_end_at > self._shutdown_timeout_s:
+            log.warning('ended with answers in progress')
+            return True
+        return not self._server.is_busy()
+
+    def _publish(self) -> None:
+        """Tell the metrics how the pool is, every PUBLISHING_INTERVAL_S."""
+        if time.monotonic() - self._published_at > PUBLISHING_INTERVAL_S:
+            self._published_at = time.monotonic()
+            self._sessions.publish_figures()

@@ -1,0 +1,82 @@
+"""Following a request: its id, where its time went, and its line in the access log."""
+
+import logging
+import re
+import uuid
+from time import perf_counter
+
+import falcon
+import structlog
+
+from api.telemetry.metrics import Metrics
+from api.telemetry.timings import Timings
+
+log = logging.getLogger('api.access')
+
+SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
+
+
+def new_request_id() -> str:
+    """Return an id for a request that brought none."""
+    return uuid.uuid4().hex
+
+
+class TracedRequest(falcon.Request):
+    """A request that is followed from its beginning.
+
+    Attributes:
+        id: The client's X-Request-ID if it is sane, else one made here.
+        started: When it began, by time.perf_counter().
+        timings: Where its time went so far.
+        problem: The kind of problem that it was answered with, if it was.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.started = perf_counter()
+        super().__init__(*args, **kwargs)
+        sent = self.get_header('X-Request-ID', default='')
+        self.id = sent if SANE_ID.fullmatch(sent) else new_request_id()
+        self.timings = Timings()
+        self.problem: str | None = None
+
+
+class Tracing:
+    """Falcon middleware: gives every answer its request's id, and logs and counts it.
+
+    Args:
+        metrics: Where answers are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def process_request(self, req: TracedRequest, _resp: falcon.Response) -> None:
+        """Put the request's id into every line that is logged on its way."""
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=req.id)
+
+    def process_response(
+        self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
+    ) -> None:
+        """Tell client and log who asked what and where the time went."""
+        resp.set_header('X-Request-ID', req.id)
+        total_s = perf_counter() - req.started
+        pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000
+        route = req.uri_template or '-'
+        self._metrics.observe(route, resp.status_code, total_s, req.timings.database_s)
+        if req.problem:
+            self._metrics.problems.labels(req.problem).inc()
+        if pool_ms:
+            resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
+        if log.isEnabledFor(logging.INFO):
+            length = resp.content_length or len(resp.render_body() or b'')
+            fields = {
+                'method': req.method,
+                'route': route,
+                'status': resp.status_code,
+                'bytes': 0 if req.method == 'HEAD' else int(length),
+                'total_ms': round(total_s * 1000, 3),
+                'pool_ms': round(pool_ms, 3),
+                'database_ms': round(database_ms, 3),
+            }
+            log.info('request', extra=fields | ({'problem': req.problem} if req.problem else {}))

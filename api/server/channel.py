@@ -1,7 +1,10 @@
 """A client's connection: what waitress reads and answers by itself, in the service's own way."""
 
 import logging
+import re
+import socket
 import time
+from contextlib import suppress
 
 import falcon
 from waitress.channel import HTTPChannel
@@ -48,6 +51,7 @@ class ProblemTask(ErrorTask):
         self.status = falcon.code_to_http_status(problem.status)
         self.response_headers.extend([*problem.headers.items(), ('X-Request-ID', request_id)])
         close_after(self)
+        self.channel.lingers = True
         self.content_length = len(body)
         self.write(b'' if self.request.is_head else body)
         metrics = self.channel.server.metrics
@@ -69,6 +73,9 @@ def close_after(task: WSGITask | ErrorTask) -> None:
     waitress's set_close_on_finish would tell a client of HTTP/1.0 that keeps its connection both.
     """
     task.request.headers['CONNECTION'] = 'close'
+
+
+TRANSFER_ENCODING = re.compile(rb'^transfer-encoding:(.*)$', re.IGNORECASE | re.MULTILINE)
 
 
 class Parser(HTTPRequestParser):
@@ -93,14 +100,41 @@ class Parser(HTTPRequestParser):
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
+        self.check_framing(header_plus)
+
+    def check_framing(self, header_plus: bytes) -> None:
+        """Refuse what two servers could read differently (RFC 9112, sections 3.2 and 6.3).
+
+        Raises:
+            ParsingError: It is not clear where the request ends, or whom it is for.
+        """
+        codings = b','.join(TRANSFER_ENCODING.findall(header_plus))  # waitress drops the header
+        if codings and (
+            'CONTENT_LENGTH' in self.headers or self.version != '1.1' or b',' in codings
+        ):
+            raise ParsingError('Transfer-Encoding twice, with Content-Length or in HTTP/1.0')
+        host = self.headers.get('HOST')
+        if ',' in (host or '') or (host is None and self.version == '1.1'):
+            raise ParsingError('no Host, or more than one')
+        options = self.headers.get('CONNECTION', '').lower().split(',')
+        if 'close' in [option.strip() for option in options]:
+            self.headers['CONNECTION'] = 'close'  # the only one that waitress looks for
 
 
 class Channel(HTTPChannel):
-    """A client's connection."""
+    """A client's connection.
+
+    Attributes:
+        lingers: Whether it is closed as soon as the client has, after an answer to a request that
+            was not read to its end: closing it earlier would reset it, answer and all (RFC 9112,
+            section 9.6). Whoever does not close it is disconnected as an idle client is.
+    """
 
     parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
+    lingers = False
+    is_shut = False
 
     def service(self) -> None:
         """Answer the next request, unless too much of the answers before it is still unread."""
@@ -110,5 +144,33 @@ class Channel(HTTPChannel):
                 for request in self.requests:
                     request.close()
                 self.requests = []
-            return
-        super().service()
+        else:
+            super().service()
+        if self.total_outbufs_len:
+            self.server.limit_unread()
+        self.server.has_changed(self)
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Do nothing (called by waitress): no thread waits until a client reads."""
+
+    def handle_close(self) -> None:
+        """Close it, or wait until the client does."""
+        if self.lingers and self.connected and not self.is_shut:
+            self.is_shut = True
+            self.will_close = False
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+        else:
+            super().handle_close()
+
+    def readable(self) -> bool:
+        """Tell whether to read from it."""
+        return self.is_shut or super().readable()
+
+    def handle_read(self) -> None:
+        """Read a request, or what comes after the last one."""
+        if self.is_shut:
+            with suppress(OSError):
+                self.recv(self.adj.recv_bytes)
+        else:
+            super().handle_read()

@@ -14,13 +14,20 @@ since the last look, an answer takes longer than that, and a new thread takes th
 that knows that it will wait makes way, which makes the look happen at once.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from api.server.channel import Channel
 
 PATIENCE_S = 0.01
+LOOP_TIMEOUT_S = 1.0
+# those who have just asked wait this long at most until they are seen, whoever else is answered
+LOOK_INTERVAL_S = 0.005
+
+log = logging.getLogger(__name__)
 
 
 class Crew:
@@ -36,6 +43,7 @@ class Crew:
         self._leader: int | None = None
         self._received: deque[Channel] = deque()
         self._turns = 0
+        self._looked_at = 0.0
         self._made_way = threading.Event()
         self._is_stuck = True
 
@@ -43,7 +51,7 @@ class Crew:
         """Queue a channel that has received a request (called by waitress)."""
         self._received.append(channel)
         if threading.get_ident() != self._leader:  # the leader looks by itself
-            channel.server.pull_trigger()
+            channel.server.wake()
 
     def is_led(self) -> bool:
         """Tell whether a thread runs the loop now."""
@@ -53,27 +61,35 @@ class Crew:
         """Let another thread lead now, since the caller is about to wait."""
         self._made_way.set()
 
-    def watch(self, run_loop: Callable[[], None]) -> None:
+    def watch(self, run_loop: Callable[[float], None]) -> None:
         """Put a new thread in the lead if it is needed, and wait up to PATIENCE_S.
 
         Args:
-            run_loop: Runs the server's loop once.
+            run_loop: Runs the server's loop once, waiting for some seconds at most.
         """
         if self._is_stuck and not self.is_led() and self._seats.acquire(blocking=False):
-            threading.Thread(target=self._work, args=[run_loop], daemon=True).start()
+            try:
+                threading.Thread(target=self._work, args=[run_loop], daemon=True).start()
+            except RuntimeError as ex:  # the system has no more; those that there are go on
+                self._seats.release()
+                log.warning('cannot start a thread: %s', ex)
         turns = self._turns
         has_made_way = self._made_way.wait(PATIENCE_S)
         self._made_way.clear()
         self._is_stuck = has_made_way or turns == self._turns
 
-    def _work(self, run_loop: Callable[[], None]) -> None:
+    def _work(self, run_loop: Callable[[float], None]) -> None:
         """Lead, answer, and lead again, until another thread has taken the lead."""
         try:
             while self._lead.acquire(blocking=False):
                 self._leader = threading.get_ident()
                 try:
                     while not self._received:
-                        run_loop()
+                        run_loop(LOOP_TIMEOUT_S)
+                        self._looked_at = monotonic()
+                    if monotonic() - self._looked_at > LOOK_INTERVAL_S:
+                        run_loop(0)
+                        self._looked_at = monotonic()
                     channel = self._received.popleft()
                     self._turns += 1
                 finally:

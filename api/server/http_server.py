@@ -1,9 +1,11 @@
 """waitress's server as a worker runs it; with `channel`, all that touches its private parts."""
 
-import select
+import logging
+import selectors
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 from waitress import wasyncore
@@ -15,14 +17,67 @@ from api.server.channel import Channel
 from api.server.crew import Crew
 from api.telemetry.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
 # no request here needs much; a longer one is refused before it is read
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 CONNECTION_LIMIT = 2000
+# of an answer in memory, what has been read is given back piece by piece
+OUTBUF_BYTES = 64 * 1024
+# connections that are taken in before those that are there already are looked at
+ACCEPTED_AT_ONCE = 16
+# without a free descriptor, nothing else can be done than to wait for one
+ACCEPT_PAUSE_S = 0.5
 # a client that keeps its connection has this long for one more request when a worker ends; the
 # answer tells it to connect anew
 LINGER_S = 1.0
-LOOP_TIMEOUT_S = 1.0
+
+
+class Watched(dict):
+    """What waitress's loop looks after, by descriptor, and what the system watches of it.
+
+    waitress asks every object before every turn whether it wants to read or write, and hands all
+    their descriptors to poll. Here the system (epoll, kqueue) keeps them, and `look_at` is called
+    where what an object wants may have changed, so idle connections cost nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = selectors.DefaultSelector()
+        self._wanted: dict[int, int] = {}
+
+    def __delitem__(self, descriptor: int) -> None:
+        super().__delitem__(descriptor)
+        if self._wanted.pop(descriptor, 0):
+            self._selector.unregister(descriptor)
+
+    def look_at(self, thing: wasyncore.dispatcher) -> None:
+        """Watch for what an object wants now."""
+        if not self.holds(thing):
+            return
+        descriptor = thing._fileno
+        wanted = selectors.EVENT_READ if thing.readable() else 0
+        if thing.writable():
+            wanted |= selectors.EVENT_WRITE
+        before = self._wanted.get(descriptor, 0)
+        if wanted == before:
+            return
+        if not before:
+            self._selector.register(descriptor, wanted, thing)
+        elif not wanted:
+            self._selector.unregister(descriptor)
+        else:
+            self._selector.modify(descriptor, wanted, thing)
+        self._wanted[descriptor] = wanted
+
+    def holds(self, thing: wasyncore.dispatcher) -> bool:
+        """Tell whether an object is still open."""
+        return self.get(thing._fileno) is thing
+
+    def wait(self, timeout_s: float) -> list[tuple[wasyncore.dispatcher, int]]:
+        """Return the objects that can be read from or written to, and which of it."""
+        return [(key.data, events) for key, events in self._selector.select(timeout_s)]
 
 
 class HttpServer(TcpWSGIServer):
@@ -34,6 +89,7 @@ class HttpServer(TcpWSGIServer):
         crew: The threads that run it.
         settings: How long to wait for clients.
         metrics: Where the channels count what never comes to the application.
+        unread_limit_bytes: How much of the answers clients may leave unread, all together.
     """
 
     channel_class = Channel
@@ -45,37 +101,90 @@ class HttpServer(TcpWSGIServer):
         crew: Crew,
         settings: Settings,
         metrics: Metrics,
+        unread_limit_bytes: int,
     ) -> None:
         self.metrics = metrics
         self._crew = crew
+        self._unread_limit_bytes = unread_limit_bytes
+        self._changed: deque[wasyncore.dispatcher] = deque()
+        self._accepts_from = 0.0
         adjustments = Adjustments(
             ident=None,
+            clear_untrusted_proxy_headers=False,
             connection_limit=CONNECTION_LIMIT,
             max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_BODY_BYTES,
             channel_timeout=settings.client_timeout_s,
             cleanup_interval=min(settings.client_timeout_s, 30),
-            # what a client does not read yet goes into a file; the thread is not held up by it
-            outbuf_high_watermark=sys.maxsize,
+            # what a client does not read yet is kept in memory, in pieces, and never in a file,
+            # since disks are full at times; limit_unread bounds it
+            outbuf_high_watermark=OUTBUF_BYTES,
+            outbuf_overflow=sys.maxsize,
         )
-        address = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             application,
+            map=Watched(),
             _sock=listener,
             dispatcher=crew,
             adj=adjustments,
-            sockinfo=address,
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
             bind_socket=False,
         )
+        self._changed.append(self.trigger)
 
-    def run_once(self) -> None:
-        """Run the loop until something has happened, or LOOP_TIMEOUT_S are over."""
-        wasyncore.loop(timeout=LOOP_TIMEOUT_S, use_poll=True, map=self._map, count=1)
+    def run_once(self, timeout_s: float) -> None:
+        """Do what there is to do, or wait for it."""
+        self._map.look_at(self)
+        while self._changed:
+            self._map.look_at(self._changed.popleft())
+        for thing, events in self._map.wait(timeout_s):
+            if not self._map.holds(thing):  # closed by what came before
+                continue
+            is_readable = thing.readable()
+            if events & selectors.EVENT_READ and is_readable:
+                wasyncore.read(thing)
+            if events & selectors.EVENT_WRITE and self._map.holds(thing):
+                wasyncore.write(thing)
+            # a client that has sent its request and waits for the answer will not be heard of
+            # before that, so it is watched on; it is not if it does send more
+            if events & selectors.EVENT_WRITE or not is_readable or thing.writable():
+                self._map.look_at(thing)
 
-    def pull_trigger(self) -> None:
+    def has_changed(self, channel: Channel) -> None:
+        """Let the loop ask a channel anew what it wants (called by any thread)."""
+        self._changed.append(channel)
+        self.wake()
+
+    def wake(self) -> None:
         """Wake the thread in the loop; one that comes later sees what has changed by itself."""
         if self._crew.is_led():
-            super().pull_trigger()
+            self.trigger.pull_trigger()
+
+    def pull_trigger(self) -> None:
+        """Do nothing: waitress would wake the loop to ask everybody, and has_changed tells it."""
+
+    def maintenance(self, now: float) -> None:
+        """Close connections that nothing has come from for long (called by waitress)."""
+        super().maintenance(now)
+        self._changed.extend(c for c in self.active_channels.values() if c.will_close)
+
+    def readable(self) -> bool:
+        """Tell whether to take in connections now (called by waitress)."""
+        return super().readable() and time.monotonic() >= self._accepts_from
+
+    def handle_accept(self) -> None:
+        """Take in who has connected (called by waitress, whose own takes in one)."""
+        for _ in range(min(ACCEPTED_AT_ONCE, CONNECTION_LIMIT - len(self._map))):
+            try:
+                connection, address = self.socket.accept()
+            except (BlockingIOError, ConnectionError):  # another worker was first, or it is gone
+                return
+            except OSError as ex:
+                log.warning('cannot take in connections: %s', ex.strerror)
+                self._accepts_from = time.monotonic() + ACCEPT_PAUSE_S
+                return
+            self.set_socket_options(connection)
+            self._changed.append(self.channel_class(self, connection, address, self.adj, self._map))
 
     @property
     def is_listening(self) -> bool:
@@ -88,10 +197,11 @@ class HttpServer(TcpWSGIServer):
 
     def _stop_listening(self) -> None:
         if self.accepting:
-            self.accepting = False
-            while select.select([self.socket], [], [], 0)[0]:
+            before = -1
+            while before < len(self._map):
+                before = len(self._map)
                 self.handle_accept()
-            wasyncore.dispatcher.close(self)
+            wasyncore.dispatcher.close(self)  # and not the trigger, which the loop still needs
 
     def is_busy(self) -> bool:
         """Tell whether somebody waits for an answer, or may be about to ask for one."""
@@ -100,3 +210,15 @@ class HttpServer(TcpWSGIServer):
             channel.requests or channel.total_outbufs_len or now - channel.last_activity < LINGER_S
             for channel in list(self.active_channels.values())
         )
+
+    def limit_unread(self) -> None:
+        """Disconnect those who leave most unread, while all together leave too much."""
+        unread = {c: c.total_outbufs_len for c in list(self.active_channels.values())}
+        total = sum(unread.values())
+        for channel in sorted(unread, key=unread.get, reverse=True):
+            if total <= self._unread_limit_bytes:
+                break
+            total -= unread[channel]
+            log.warning('a client that leaves too much unread is disconnected')
+            channel.will_close = True
+            self.has_changed(channel)

@@ -39,13 +39,13 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     [
         (b'nonsense\r\n\r\n', 400),
         (b'GET /live\r\n\r\n', 200),
-        (b'GET  /live  HTTP/1.1\r\n\r\n', 400),
-        (b'GET /live HTTP/1.1\r\nno colon\r\n\r\n', 400),
-        (b'GET /live HTTP/1.1\r\n: nameless\r\n\r\n', 400),
-        (b'GET /live HTTP/1.1\r\nA: b\r\n folded\r\n\r\n', 200),
-        (b'GET /live HTTP/1.1\r\nA : b\r\n\r\n', 400),
-        (b'GET /live HTTP/1.1\r\nX-Request-ID: a\nX-Evil: b\r\n\r\n', 400),
-        (b'GET /live HTTP/1.1\r\nX-Request-ID: a\rX-Evil: b\r\n\r\n', 400),
+        (b'GET  /live  HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\n: nameless\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\nA: b\r\n folded\r\n\r\n', 200),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\nX-Request-ID: a\nX-Evil: b\r\n\r\n', 400),
+        (b'GET /live HTTP/1.1\r\nHost: a\r\nX-Request-ID: a\rX-Evil: b\r\n\r\n', 400),
         (LIVE + b'Content-Length: x\r\n\r\n', 400),
         (LIVE + b'Content-Length: -1\r\n\r\n', 400),
         (LIVE + b'Content-Length: 1, 1\r\n\r\n', 400),
@@ -53,28 +53,34 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (LIVE + b'Transfer-Encoding: gzip\r\n\r\n', 501),
         (LIVE + b'Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400),
         (LIVE + b'X-Long: ' + b'x' * 20000 + b'\r\n\r\n', 431),
-        (b'GET /' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
-        (b'GET /live?' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
+        (b'GET /' + b'x' * 20000 + b' HTTP/1.1\r\nHost: a\r\n\r\n', 431),
+        (b'GET /live?' + b'x' * 20000 + b' HTTP/1.1\r\nHost: a\r\n\r\n', 431),
         (LIVE + b'Content-Length: 100000\r\n\r\n' + b'x' * 100000, 413),
-        (b'FOO /live HTTP/1.1\r\n\r\n', 400),
-        (b'WEBSOCKET /live HTTP/1.1\r\n\r\n', 400),
-        (b'TRACE /live HTTP/1.1\r\n\r\n', 405),
-        (b'CONNECT /live HTTP/1.1\r\n\r\n', 405),
-        (b'GET http://other/live HTTP/1.1\r\n\r\n', 200),
-        (b'GET http://[/live HTTP/1.1\r\n\r\n', 400),
-        (b'GET http://[x]/live HTTP/1.1\r\n\r\n', 400),
-        (b'GET * HTTP/1.1\r\n\r\n', 404),
-        (b'GET /%zz HTTP/1.1\r\n\r\n', 404),
-        (b'GET /% HTTP/1.1\r\n\r\n', 404),
-        (b'GET /\xff\xfe HTTP/1.1\r\n\r\n', 400),
-        (b'GET /venues/%C3%28/inactivity-periods HTTP/1.1\r\n\r\n', 400),
-        (b'GET /venues/1%2F2/inactivity-periods HTTP/1.1\r\n\r\n', 404),
-        (b'GET /venues/../live HTTP/1.1\r\n\r\n', 404),
-        (b'GET /venues/1/inactivity-periods?timestamp=%zz HTTP/1.1\r\n\r\n', 400),
-        (b'GET /docs/static/../../app.py HTTP/1.1\r\n\r\n', 404),
-        (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\n\r\n', 404),
+        (b'FOO /live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'WEBSOCKET /live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'TRACE /live HTTP/1.1\r\nHost: a\r\n\r\n', 405),
+        (b'CONNECT /live HTTP/1.1\r\nHost: a\r\n\r\n', 405),
+        (b'GET http://other/live HTTP/1.1\r\nHost: a\r\n\r\n', 200),
+        (b'GET http://[/live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET http://[x]/live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET * HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /% HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET /venues/%C3%28/inactivity-periods HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET /venues/1%2F2/inactivity-periods HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /venues/../live HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /venues/1/inactivity-periods?timestamp=%zz HTTP/1.1\r\nHost: a\r\n\r\n', 400),
+        (b'GET /docs/static/../../app.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        # what two servers could read differently
+        (b'GET /live HTTP/1.1\r\n\r\n', 400),
+        (LIVE + b'Host: b\r\n\r\n', 400),
+        (LIVE + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
+        (LIVE + b'Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n', 400),
+        (b'GET /live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
     ],
-    ids=range(36),
+    ids=range(41),
 )
 def test_odd_request_gets_a_clear_answer(
     api: ApiProcess, request_bytes: bytes, status: int
@@ -96,7 +102,7 @@ def test_odd_request_gets_a_clear_answer(
     [
         (b'HEAD /live HTTP/1.1\r\nA : b\r\n\r\n', 400),
         (b'HEAD http://[/live HTTP/1.1\r\n\r\n', 400),
-        (b'HEAD /live HTTP/1.1\r\nContent-Length: 100000\r\n\r\n', 413),
+        (b'HEAD /live HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n', 413),
         (b'HEAD /' + b'x' * 20000 + b' HTTP/1.1\r\n\r\n', 431),
     ],
     ids=range(4),
@@ -162,3 +168,23 @@ def test_refusal_tells_a_client_that_keeps_its_connection_that_it_is_closed(
     assert [line for line in answer.split(b'\r\n') if line.lower().startswith(b'connection')] == [
         b'Connection: close'
     ]
+
+
+@pytest.mark.parametrize('options', ['close', 'foo, close', 'Close , foo'])
+def test_connection_is_closed_when_the_client_wants_that(api: ApiProcess, options: str) -> None:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(LIVE + f'Connection: {options}\r\n\r\n'.encode())
+        answer = b''
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert b'\r\nConnection: close\r\n' in answer
+
+
+def test_refusal_arrives_although_the_request_is_not_read_to_its_end(api: ApiProcess) -> None:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(LIVE + b'Content-Length: 10000000\r\n\r\n' + b'x' * 200_000)
+        answer = b''
+        while chunk := connection.recv(65536):  # a reset would be an error here
+            answer += chunk
+        connection.sendall(b'x')  # who was told keeps no state
+    assert answer.startswith(b'HTTP/1.1 413 ')

@@ -15,6 +15,7 @@ from api import OPENAPI
 from api.config import Settings, load_settings
 from api.database.bulkhead import Bulkhead
 from api.database.functions import FOLDER, Function, load_function
+from api.database.probe import Probe
 from api.database.sessions import Sessions
 from api.http.auth import BearerTokens
 from api.http.cors import ExactCors
@@ -93,8 +94,10 @@ def create_app(
     for report, function in reports.items():
         app.add_route(report.path, ReportResource(report, function, bulkhead, settings))
 
+    probe = Probe(sessions.ping)
+
     def ready() -> bytes:
-        sessions.ping()
+        probe.ping()
         return b'{"status": "ready"}'
 
     app.add_route('/live', Page(body=lambda: b'{"status": "live"}'))

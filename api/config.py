@@ -52,6 +52,7 @@ class Settings:
     workers: int = setting('server', 0, between=(0, 1000))
     shutdown_timeout_s: float = setting('server', 10.0, between=(0, 3600))
     client_timeout_s: int = setting('server', 60, between=(1, 3600))
+    unread_limit_mb: int = setting('server', 256, between=(1, 1_000_000))
     reuse_port: bool = setting('server', False)
 
     token_sha256: tuple = setting('auth', (), pattern='[0-9a-f]{64}')

@@ -15,6 +15,7 @@ from waitress.server import TcpWSGIServer
 from api.config import Settings
 from api.server.channel import Channel
 from api.server.crew import Crew
+from api.server.process import core_count
 from api.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,6 @@ class HttpServer(TcpWSGIServer):
         crew: The threads that run it.
         settings: How long to wait for clients.
         metrics: Where the channels count what never comes to the application.
-        unread_limit_bytes: How much of the answers clients may leave unread, all together.
     """
 
     channel_class = Channel
@@ -101,11 +101,11 @@ class HttpServer(TcpWSGIServer):
         crew: Crew,
         settings: Settings,
         metrics: Metrics,
-        unread_limit_bytes: int,
     ) -> None:
         self.metrics = metrics
         self._crew = crew
-        self._unread_limit_bytes = unread_limit_bytes
+        workers = settings.workers or core_count()
+        self._unread_limit_bytes = settings.unread_limit_mb * 1_000_000 // workers
         self._changed: deque[wasyncore.dispatcher] = deque()
         self._accepts_from = 0.0
         adjustments = Adjustments(

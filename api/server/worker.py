@@ -57,9 +57,7 @@ class Worker:
             metrics=metrics,
             make_way=self._crew.make_way,
         )
-        self._server = HttpServer(
-            application, listener, self._crew, settings, metrics, 128 * 1024 * 1024
-        )
+        self._server = HttpServer(application, listener, self._crew, settings, metrics)
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent is gone, and as long as answers need then."""

@@ -1,0 +1,251 @@
+"""Many connections, and greedy ones: whoever else asks is answered soon, and nothing is used up."""
+
+import resource
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+
+import httpx
+import psutil
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, metric, wait_for
+
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+LIVE = b'GET /live HTTP/1.1\r\nHost:a\r\n\r\n'
+ANSWER = b'{"status": "live"}'
+MIB = 2**20
+
+
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    return psutil.Process(api.process.pid).children()
+
+
+def cpu_s(api: ApiProcess) -> float:
+    """Return the processor time that the workers have used."""
+    times = [worker.cpu_times() for worker in workers(api)]
+    return sum(one.user + one.system for one in times)
+
+
+class Pipeliner:
+    """A client that sends one request after another without waiting for answers.
+
+    Attributes:
+        answered: How many answers it has read.
+    """
+
+    def __init__(self, api: ApiProcess) -> None:
+        self.answered = 0
+        self._socket = socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S)
+        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        with suppress(OSError):  # until it is stopped
+            while True:
+                self._socket.sendall(LIVE * 500)
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            while chunk := self._socket.recv(MIB):
+                self.answered += chunk.count(ANSWER)
+
+    def stop(self) -> None:
+        """Hang up."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
+        self._socket.close()
+
+
+@contextmanager
+def pipelining(api: ApiProcess, number: int) -> Iterator[list[Pipeliner]]:
+    greedy = [Pipeliner(api) for _ in range(number)]
+    try:
+        wait_for(lambda: all(one.answered for one in greedy))
+        yield greedy
+    finally:
+        for one in greedy:
+            one.stop()
+
+
+def ask(client: socket.socket) -> None:
+    client.sendall(LIVE)
+    answer = b''
+    while ANSWER not in answer:
+        chunk = client.recv(65536)
+        assert chunk
+        answer += chunk
+
+
+@pytest.mark.parametrize('is_new', [False, True], ids=['kept connection', 'new connections'])
+def test_others_do_not_wait_for_all_that_greedy_clients_have_sent(
+    sample_url: str, start_api: Callable[..., ApiProcess], is_new: bool
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    address = ('127.0.0.1', api.port)
+    waited = []
+    with ExitStack() as stack:
+        kept = stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+        greedy = stack.enter_context(pipelining(api, 12))
+        for _ in range(9):
+            before = sum(one.answered for one in greedy)
+            if is_new:
+                clients = [
+                    stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+                    for _ in range(10)
+                ]
+            else:
+                clients = [kept]
+            for client in clients:
+                ask(client)
+            waited.append(sum(one.answered for one in greedy) - before)
+    print(f'answers to the greedy ones meanwhile: {waited}')
+    # each of the 12 has some 270 requests read at any time
+    assert statistics.median(waited) < (3000 if is_new else 1000)
+
+
+def test_idle_connections_cost_no_processor_time(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    address = ('127.0.0.1', api.port)
+
+    def cost() -> float:
+        """Return the processor time of 1,000 answers."""
+        with socket.create_connection(address, timeout=DEADLINE_S) as client:
+            before = cpu_s(api)
+            for _ in range(1000):
+                ask(client)
+            return cpu_s(api) - before
+
+    cost()
+    alone_s = min(cost() for _ in range(3))
+    with ExitStack() as stack:
+        for _ in range(1500):
+            stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+        ask(stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S)))
+        crowded_s = min(cost() for _ in range(3))
+    print(f'{alone_s:.2f} s, and {crowded_s:.2f} s beside 1,500 idle connections')
+    assert crowded_s < 1.6 * alone_s
+
+
+def test_without_a_free_descriptor_new_connections_wait(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    assert api.get(AVAILABLE).status_code == 200
+    [worker] = workers(api)
+    limit = worker.num_fds() + 20
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(('127.0.0.1', api.port)))
+        wait_for(lambda: 'cannot take in connections' in api.output())
+        before, began = cpu_s(api), time.monotonic()
+        for _ in range(20):  # who is connected is answered
+            assert api.get('/live').status_code == 200
+            time.sleep(0.1)
+        used = (cpu_s(api) - before) / (time.monotonic() - began)
+    assert used < 0.5  # of a core; it is all of one where accepting fails over and over
+    assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
+    warnings = api.output().count('cannot take in connections')
+    assert warnings <= 1 + (time.monotonic() - began) // 10
+    assert workers(api) == [worker]
+
+
+def test_worker_goes_on_with_the_threads_that_it_has(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.benefit(1)
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_WORKERS='1',
+        API_POOL_TIMEOUT_S='3',
+        API_STATEMENT_TIMEOUT_S=str(2 * DEADLINE_S),
+    )
+    assert api.get(AVAILABLE).status_code == 200
+    [worker] = workers(api)
+    # the stack of a thread is 8 MiB of addresses
+    limit = worker.memory_info().vms + 100 * MIB
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
+    paths = [f'{AVAILABLE}&timestamp=2024-07-01T{n // 60:02}:{n % 60:02}' for n in range(60)]
+    with ThreadPoolExecutor(60) as clients:
+        with locked_uses(database_url):
+            answers = [
+                clients.submit(httpx.get, api.url + path, timeout=3 * DEADLINE_S) for path in paths
+            ]
+            wait_for(lambda: 'cannot start a thread' in api.output())
+        statuses = {answer.result().status_code for answer in answers}
+    assert statuses <= {200, 503}
+    assert api.get('/live').status_code == 200
+    assert workers(api) == [worker]
+
+
+def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
+    start_api: Callable[..., ApiProcess],
+) -> None:
+    with EmbeddedServer() as own:
+        load(own.url(), 'schema.sql')
+        api = start_api(DATABASE_URL=own.url(), API_WORKERS='1')
+        wait_for(lambda: api.get('/ready').status_code == 200)
+        stopped = [own.child_process, *psutil.Process(own.server_pid).children()]
+        for process in stopped:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            with ExitStack() as stack:
+                crowd = [
+                    stack.enter_context(
+                        socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S)
+                    )
+                    for _ in range(600)
+                ]
+                for client in crowd:
+                    client.sendall(LIVE.replace(b'/live', b'/ready') * 20)
+                for _ in range(5):
+                    assert httpx.get(f'{api.url}/live', timeout=20).status_code == 200
+                wait_for(lambda: api.get('/ready').status_code == 503)
+        finally:
+            for process in stopped:
+                process.send_signal(signal.SIGCONT)
+        wait_for(lambda: api.get('/ready').status_code == 200)
+
+
+def test_clients_that_leave_most_unread_are_disconnected_beyond_a_limit(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.connection.execute(
+        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
+    )
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_WORKERS='1',
+        API_STATEMENT_TIMEOUT_S='30',
+        API_UNREAD_LIMIT_MB='64',
+    )
+    top = '/venues/top-benefits'
+    answered = f'http_requests_total{{route="{top}",status="200"}}'
+    size = len(api.get(top, headers={'Accept-Encoding': 'identity'}).content)
+    assert size > 10 * MIB
+    [worker] = workers(api)
+    with ExitStack() as stack:
+        for number in range(30):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(DEADLINE_S)
+            client.connect(('127.0.0.1', api.port))
+            client.sendall(LIVE.replace(b'/live', top.encode()))
+            wait_for(lambda n=number: metric(api, answered) >= n + 2)
+        assert worker.memory_full_info().uss < 250 * MIB
+        assert 'a client that leaves too much unread is disconnected' in api.output()
+        # whoever reads is answered
+        assert len(api.get(top, headers={'Accept-Encoding': 'identity'}).content) == size
+    assert workers(api) == [worker]

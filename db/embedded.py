@@ -30,22 +30,7 @@ SERVER_OPTIONS = {
     'timezone': 'UTC',
 }
 
-# Runs a server program in a session of its own, so that Ctrl-C ends the command, whose end ends the
-# server; as a user that is not root, which PostgreSQL refuses; and not longer than this process.
-LAUNCH = """
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None)
-uid, gid, *command = sys.argv[1:]
-os.setsid()
-os.chdir('/')
-if int(uid) != os.getuid():
-    os.setgroups([])
-    os.setgid(int(gid))
-    os.setuid(int(uid))
-if sys.platform == 'linux':
-    libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
-os.execv(command[0], command)
-"""
+LAUNCHER = FOLDER / 'launch.py'
 
 
 class EmbeddedServerError(Exception):
@@ -124,15 +109,7 @@ class EmbeddedServer(Postgresql):
 
     def launch(self) -> list[str]:
         """Return what to put before a command so that the server's user runs it."""
-        return [
-            sys.executable,
-            '-I',
-            '-S',
-            '-c',
-            LAUNCH,
-            str(self._uid),
-            str(self._gid),
-        ]
+        return launch_as(self._uid, self._gid)
 
     def give_folders_to_server(self) -> None:
         """Let the server's user own its folders."""
@@ -192,6 +169,11 @@ def unprivileged_user() -> tuple[int, int]:
             'PostgreSQL does not run as root, and there is no user "nobody" to run it as'
         ) from None
     return nobody.pw_uid, nobody.pw_gid
+
+
+def launch_as(uid: int, gid: int) -> list[str]:
+    """Return what to put before a command so that a user runs it, and not longer than we run."""
+    return [sys.executable, '-I', '-S', str(LAUNCHER), str(uid), str(gid)]
 
 
 def traversable_folder() -> str | None:

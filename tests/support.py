@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
-from db.embedded import LAUNCH, EmbeddedServer, traversable_folder, unprivileged_user
+from db.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
 
 T = TypeVar('T')
 
@@ -283,10 +283,9 @@ class Daemon:
 
     def start(self, *arguments: str) -> None:
         """Start it and wait until it listens."""
-        owner = [str(id_) for id_ in self._owner]
         with (self.folder / 'log').open('ab') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-I', '-S', '-c', LAUNCH, *owner, self._program, *arguments],
+                [*launch_as(*self._owner), self._program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ import swagger_ui
 
 from api.auth import BearerTokens
 from api.bulkhead import Bulkhead
-from api.config import ConfigError, Settings, load_settings
+from api.config import Settings, load_settings
 from api.database import Database
 from api.delivery import Delivery
 from api.errors import TYPE_PREFIX, add_error_handlers
@@ -75,12 +75,9 @@ def create_app(
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
-        ConfigError: The settings name no database, or a report that is none.
+        ConfigError: The settings name no database.
     """
     settings = settings or load_settings()
-    if unknown := set(settings.slow_reports) - set(REPORTS.values()):
-        allowed = ', '.join(REPORTS.values())
-        raise ConfigError(f'slow_reports: there is no {unknown.pop()}; allowed: {allowed}')
     metrics = metrics or Metrics()
     if database is None:
         database = Database(settings, metrics=metrics)

@@ -42,7 +42,6 @@ class Settings:
     pool_lifetime_s: float = setting('database', 3600.0, between=(1, 31536000))
     connect_timeout_s: int = setting('database', 2, between=(1, 3600))
     statement_timeout_s: float = setting('database', 5.0, between=(0.1, 3600))
-    slow_reports: tuple = setting('database', ('top_benefits',))
     slow_reports_at_once: int = setting('database', 1, between=(1, 1000))
     prepare: bool = setting('database', True)
     session_settings: bool = setting('database', True)

@@ -108,13 +108,15 @@ class Database:
     def __init__(
         self, settings: Settings, *, worker: int = 0, metrics: Metrics | None = None
     ) -> None:
+        if not settings.database_url:
+            raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
         self._settings = settings
         self._metrics = metrics or Metrics()
         self._connection_parameters = {
             'fallback_application_name': f'{APPLICATION_NAME}/{worker}',
             'connect_timeout': settings.connect_timeout_s,
             **LIVENESS,
-            **parse_url(settings.database_url),
+            **conninfo_to_dict(settings.database_url),
             'autocommit': True,
         }
         if not settings.prepare:
@@ -298,23 +300,6 @@ def refusal(prepared: PGresult, function: Function, info: ConnectionInfo) -> str
     line = f' line {function.line_at(int(position))}' if position else ''
     place = f'database {info.dbname} on {info.host} as {info.user}'
     return f'{function.name}.sql{line}: {message} ({place})'
-
-
-def parse_url(url: str) -> dict[str, str]:
-    """Split a libpq URL or keyword string into its parameters.
-
-    Raises:
-        ConfigError: It is neither; the message quotes nothing, since a password may be in it.
-    """
-    if not url:
-        raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
-    try:
-        return conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise ConfigError(
-            'DATABASE_URL: must be a libpq URL such as postgresql://user@host:5432/name,'
-            ' or keywords such as host=... dbname=...'
-        ) from None
 
 
 class ConnectionLost(psycopg.OperationalError):

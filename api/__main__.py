@@ -6,6 +6,7 @@ import sys
 import psycopg
 
 from api.app import load_reports
+from api.auth import new_token
 from api.config import ConfigError, load_settings
 from api.database import Database
 from api.functions import FunctionFileError
@@ -15,11 +16,18 @@ from api.server import serve
 def main() -> int:
     """Serve until a signal; what is wrong with settings or SQL files ends it with one line."""
     parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         '--check', action='store_true', help='prepare every SQL file on the database, and exit'
     )
+    instead.add_argument(
+        '--token', action='store_true', help='make a bearer token and its hash, and exit'
+    )
+    arguments = parser.parse_args()
     try:
-        if parser.parse_args().check:
+        if arguments.token:
+            print('token: {}\ntoken_sha256: {}'.format(*new_token()))
+        elif arguments.check:
             if missing := Database(load_settings()).check(load_reports().values()):
                 print(
                     f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',

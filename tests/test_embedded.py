@@ -89,9 +89,10 @@ class Run:
         raise AssertionError(self.log.read_text())
 
     def stop(self) -> None:
+        self.process.terminate()  # it removes its files
+        self.process.wait(DEADLINE_S)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(DEADLINE_S)
 
 
 @pytest.fixture

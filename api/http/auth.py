@@ -1,12 +1,26 @@
 """Who may ask: bearer tokens (RFC 6750), of which only the SHA-256 hashes are configured."""
 
 import hmac
+import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 
 import falcon
 
 from api.http.problems import Problem
+
+TOKEN_BYTES = 32
+
+
+def new_token() -> tuple[str, str]:
+    """Make a token; returns it, and the hash of it for the settings."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    return token, hash_of(token)
+
+
+def hash_of(token: str) -> str:
+    """Return a token's SHA-256 hash, in hexadecimal."""
+    return sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class BearerTokens:
         if req.method == 'OPTIONS' or not getattr(resource, 'needs_token', False):
             return
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')
-        digest = sha256(token.strip().encode()).hexdigest()
+        digest = hash_of(token.strip())
         # all are compared, each in constant time: what is known cannot be found out by waiting
         known = [hmac.compare_digest(digest, hash_) for hash_ in self.hashes]
         if scheme.lower() != 'bearer' or not any(known):

@@ -1,6 +1,7 @@
 """`python -m api` serves the reports as configured."""
 
 import argparse
+import secrets
 import sys
 
 import psycopg
@@ -9,8 +10,10 @@ from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
 from api.database.check import check_database
 from api.database.functions import FunctionFileError
-from api.http.auth import new_token
+from api.http.auth import hash_of
 from api.server.supervisor import serve
+
+TOKEN_BYTES = 32
 
 
 def main() -> int:
@@ -26,7 +29,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if arguments.token:
-            print('token: {}\ntoken_sha256: {}'.format(*new_token()))
+            token = secrets.token_urlsafe(TOKEN_BYTES)
+            print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
         else:
             (check if arguments.check else serve)(load_settings())
     except (ConfigError, FunctionFileError) as ex:

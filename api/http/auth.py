@@ -1,21 +1,12 @@
 """Who may ask: bearer tokens (RFC 6750), of which only the SHA-256 hashes are configured."""
 
 import hmac
-import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 
 import falcon
 
 from api.http.problems import Problem
-
-TOKEN_BYTES = 32
-
-
-def new_token() -> tuple[str, str]:
-    """Make a token; returns it, and the hash of it for the settings."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    return token, hash_of(token)
 
 
 def hash_of(token: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import psycopg
 from msgspec import Meta, Struct, convert
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
 # what is allowed where it is no range of numbers: in words for the message, and as a pattern
 SWITCH = Meta(description='true or false')
@@ -119,7 +119,7 @@ def checked(place: str, value: Any, type_: Any) -> Any:
     try:
         value = convert(value if place.startswith('[') else parsed(value, kind), type_)
         if allowed is URL:
-            conninfo_to_dict(value)
+            timeout_from_conninfo(conninfo_to_dict(value))
     except (ValueError, psycopg.ProgrammingError):
         number = 'a whole number' if kind is int else 'a number'
         limits = allowed.description or f'{number} from {allowed.ge} to {allowed.le}'

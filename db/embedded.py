@@ -17,7 +17,7 @@ import psycopg
 from testing.postgresql import Postgresql
 
 from api.config import ConfigError, Settings, load_settings
-from api.server import listen
+from api.server.listener import listen
 
 FOLDER = Path(__file__).parent
 

@@ -312,6 +312,7 @@ def test_wrong_hash_of_a_token_is_refused(value: str) -> None:
         'postgresql://me:hunter2@[',
         'password=hunter2 nonsense=1',
         'postgresql://host/%ffhunter2',
+        'host=a connect_timeout=hunter2',
         'password=hunter2\udcff',
     ],
 )

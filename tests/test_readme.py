@@ -1,18 +1,20 @@
 """README, docs/ and db/README.md: what they show works, and what they tell is so."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from api.functions import FOLDER
+from msgspec.structs import fields
 
 from api.app import REPORTS
-from api.config import Settings, variable
+from api.config import Settings, places
+from api.database.functions import FOLDER
+from api.http.reports import Report
 from tests.pages import BASE, PAGES, PATHS, anchors, blocks, commands, names, tables
 from tests.support import ROOT, ApiProcess, run, system_program
 
@@ -79,7 +81,10 @@ OF_OTHERS = {
     *('pool_mode', 'max_prepared_statements', 'ignore_startup_parameters'),
 }
 # tables and columns of the database, members of log lines, files
-OTHER_NAMES = {'benefit_usage', 'benefit_usage_whole', 'held_back', 'membership_benefits_api'}
+OTHER_NAMES = {
+    *('benefit_usage', 'benefit_usage_whole', 'held_back', 'membership_benefits_api'),
+    *(field.name for field in dataclasses.fields(Report)),
+}
 
 
 def examples(language: str) -> list[str]:
@@ -180,7 +185,7 @@ def test_every_setting_that_is_named_exists_and_has_the_default_that_is_told() -
 
 
 def test_every_variable_that_is_named_exists() -> None:
-    known = {variable(f) for f in fields(Settings)} | {'API_CONFIG', 'API_'}
+    known = {places(f.name, '')[1] for f in fields(Settings)} | {'API_CONFIG', 'API_'}
     files = [*PATHS, *(ROOT / 'deploy').iterdir(), ROOT / 'Makefile', ROOT / 'config.example.toml']
     for path in files:
         assert set(re.findall(r'\bAPI_[A-Z0-9_]*', path.read_text())) <= known, path
@@ -192,7 +197,7 @@ def test_table_of_reports_is_that_of_the_code() -> None:
         [(file, target)] = re.findall(r'\[(\w+)\.sql\]\((.+)\)', sql)
         assert ROOT / target == FOLDER / f'{file}.sql'
         told[names(request)[0].removeprefix('GET ').partition('?')[0]] = file
-    assert told == REPORTS
+    assert told == {report.path: report.function for report in REPORTS}
 
 
 def test_table_of_rules_is_that_of_the_files() -> None:

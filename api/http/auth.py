@@ -16,11 +16,7 @@ def hash_of(token: str) -> str:
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """Falcon middleware that wants a token for every resource marked `needs_token`.
-
-    Attributes:
-        hashes: The SHA-256 hashes of the tokens, in hexadecimal.
-    """
+    """Falcon middleware that wants a token with one of some hashes where `needs_token` says so."""
 
     hashes: tuple[str, ...]
 
@@ -32,6 +28,7 @@ class BearerTokens:
         Raises:
             Problem: There is none, or it is unknown.
         """
+        # a browser asks with OPTIONS before it sends a token
         if req.method == 'OPTIONS' or not getattr(resource, 'needs_token', False):
             return
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')

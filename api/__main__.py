@@ -1,6 +1,7 @@
 """`python -m api` serves the reports as configured."""
 
 import argparse
+import secrets
 import sys
 
 import psycopg
@@ -9,18 +10,29 @@ from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
 from api.database.check import check_database
 from api.database.functions import FunctionFileError
+from api.http.auth import hash_of
 from api.server.supervisor import serve
+
+TOKEN_BYTES = 32
 
 
 def main() -> int:
     """Serve until a signal; what is wrong with settings or SQL files ends it with one line."""
     parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         '--check', action='store_true', help='prepare every SQL file on the database, and exit'
+    )
+    instead.add_argument(
+        '--token', action='store_true', help='make a bearer token and its hash, and exit'
     )
     arguments = parser.parse_args()
     try:
-        (check if arguments.check else serve)(load_settings())
+        if arguments.token:
+            token = secrets.token_urlsafe(TOKEN_BYTES)
+            print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
+        else:
+            (check if arguments.check else serve)(load_settings())
     except (ConfigError, FunctionFileError) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1

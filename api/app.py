@@ -1,8 +1,9 @@
 """The page to read first: what is served where, and how a request comes to its SQL file.
 
-A request passes the middleware below from top to bottom, and its answer passes it from bottom to
-top. In between, `http.reports` reads its parameters, `database.bulkhead` decides whether it runs,
-and `database.sessions` runs the file of `db/functions` in one round trip.
+On its way in, a request gets its id from `Tracing` and is let through by `BearerTokens`. For a
+report, `http.reports` reads the parameters, `database.bulkhead` decides whether it runs, and
+`database.sessions` runs the file of `db/functions` in one round trip. On its way out, `Delivery`
+tags the answer and `Tracing` tells how it went.
 """
 
 from collections.abc import Callable
@@ -27,11 +28,11 @@ from api.http.reports import Report, ReportResource
 from api.telemetry.metrics import Metrics
 from api.telemetry.tracing import TracedRequest, Tracing
 
-# a new report is a file in db/functions and a line here
+# a new report is a file in db/functions and a line here; db/README.md tells the rest
 REPORTS = (
-    Report('/venues/top-benefits', 'top_benefits', is_public=True, is_slow=True),
+    Report('/venues/top-benefits', 'top_benefits', is_shared=True, is_slow=True),
     Report('/venues/{venueId}/available-benefits', 'available_benefits'),
-    Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_public=True),
+    Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_shared=True),
 )
 
 # of Swagger UI, as JavaScript: our own document, and no badge from a validator on the internet
@@ -105,7 +106,7 @@ def create_app(
     exposition = Page(body=metrics.exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
     app.add_route('/metrics', exposition)
     app.add_route('/openapi.json', Page(body=OPENAPI.read_bytes, cache_control='no-cache'))
-    app.add_route('/', Entrance([report.path for report in REPORTS]))
+    app.add_route('/', Entrance([report.path for report in reports]))
     app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
     swagger_ui.falcon_api_doc(
         app,

@@ -1,82 +1,73 @@
 """The service's settings: a TOML file, overridden by environment variables."""
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+
+import psycopg
+from msgspec import Meta, Struct, convert
+from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
+
+# what is allowed where it is no range of numbers: in words for the message, and as a pattern
+SWITCH = Meta(description='true or false')
+URL = Meta(description='a libpq URL such as postgresql://user@host/name, or host=... dbname=...')
+HOST = Meta(pattern=r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z', description='a host or address')
+LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info, warning or error')
+FORMAT = Meta(pattern=r'\A(logfmt|json)\Z', description='logfmt or json')
+SHA256_OF_NOTHING = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+HASH = Meta(pattern=rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z')
+HASHES = Meta(description='a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token')
+OMITTED_PORT = r'http://.*:80\Z|https://.*:443\Z'
+ORIGIN = Meta(
+    pattern=rf'\A(?!{OMITTED_PORT})https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[1-9][0-9]*)?\Z'
+)
+ORIGINS = Meta(description='a list of origins as browsers send them, such as https://example.com')
 
 
 class ConfigError(Exception):
     """A setting is unknown or wrong; the message names it and says what is allowed."""
 
 
-def setting(
-    section: str,
-    default: Any,
-    *,
-    between: tuple[float, float] | None = None,
-    one_of: tuple[str, ...] = (),
-    pattern: str = '',
-) -> Any:
-    """Declare a setting: its section of the file, its default and what is allowed."""
-    allowed = {'section': section, 'between': between, 'one_of': one_of, 'pattern': pattern}
-    return field(default=default, metadata=allowed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What can be configured; config.example.toml says what each setting means.
 
-    A field's name is its key in the file and, in capitals after API_, its environment
-    variable. Only `database_url` is `url` in its section and DATABASE_URL outside.
+    A setting's name is its key in the file and, in capitals after API_, its environment
+    variable. Only `database_url` is `url` in its section and DATABASE_URL outside. A type is
+    annotated with the section and with what is allowed.
     """
 
-    database_url: str = setting('database', '')
-    pool_size: int = setting('database', 4, between=(1, 1000))
-    pool_min_size: int = setting('database', 1, between=(1, 1000))
-    pool_max_waiting: int = setting('database', 200, between=(0, 1000))
-    pool_timeout_s: float = setting('database', 1.5, between=(0.1, 3600))
-    pool_lifetime_s: float = setting('database', 3600.0, between=(1, 31536000))
-    connect_timeout_s: int = setting('database', 2, between=(1, 3600))
-    statement_timeout_s: float = setting('database', 5.0, between=(0.1, 3600))
-    slow_reports: tuple = setting('database', ('top_benefits',))
-    slow_reports_at_once: int = setting('database', 1, between=(1, 1000))
-    prepare: bool = setting('database', True)
-    session_settings: bool = setting('database', True)
+    database_url: Annotated[str, 'database', URL] = ''
+    pool_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 4
+    pool_min_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
+    pool_max_waiting: Annotated[int, 'database', Meta(ge=0, le=1000)] = 200
+    pool_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 1.5
+    pool_lifetime_s: Annotated[float, 'database', Meta(ge=1, le=31536000)] = 3600.0
+    connect_timeout_s: Annotated[int, 'database', Meta(ge=1, le=3600)] = 2
+    statement_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 5.0
+    slow_reports_at_once: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
+    prepare: Annotated[bool, 'database', SWITCH] = True
+    session_settings: Annotated[bool, 'database', SWITCH] = True
 
-    host: str = setting('server', '127.0.0.1')
-    port: int = setting('server', 8000, between=(0, 65535))
-    workers: int = setting('server', 0, between=(0, 1000))
-    shutdown_timeout_s: float = setting('server', 10.0, between=(0, 3600))
-    client_timeout_s: int = setting('server', 60, between=(1, 3600))
-    unread_limit_mb: int = setting('server', 256, between=(1, 1_000_000))
-    reuse_port: bool = setting('server', False)
+    host: Annotated[str, 'server', HOST] = '127.0.0.1'
+    port: Annotated[int, 'server', Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, 'server', Meta(ge=0, le=1000)] = 0
+    shutdown_timeout_s: Annotated[float, 'server', Meta(ge=0, le=3600)] = 10.0
+    client_timeout_s: Annotated[int, 'server', Meta(ge=1, le=3600)] = 60
+    unread_limit_mb: Annotated[int, 'server', Meta(ge=1, le=1_000_000)] = 256
+    reuse_port: Annotated[bool, 'server', SWITCH] = False
 
-    token_sha256: tuple = setting('auth', (), pattern='[0-9a-f]{64}')
+    token_sha256: Annotated[tuple[Annotated[str, HASH], ...], 'auth', HASHES] = ()
 
-    cache_seconds: int = setting('http', 10, between=(0, 31536000))
-    cache_past_seconds: int = setting('http', 300, between=(0, 31536000))
-    cache_stale_seconds: int = setting('http', 60, between=(0, 31536000))
-    gzip_min_bytes: int = setting('http', 10000, between=(0, 2**31))
-    cors_origins: tuple = setting('http', ())
+    cache_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 10
+    cache_past_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 300
+    cache_stale_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 60
+    gzip_min_bytes: Annotated[int, 'http', Meta(ge=0, le=2**31)] = 10000
+    cors_origins: Annotated[tuple[Annotated[str, ORIGIN], ...], 'http', ORIGINS] = ()
 
-    log_level: str = setting('log', 'info', one_of=('debug', 'info', 'warning', 'error'))
-    log_format: str = setting('log', 'logfmt', one_of=('logfmt', 'json'))
-
-
-def key_in_file(setting_field: Field) -> tuple[str, str]:
-    """Return a setting's section and key in the file."""
-    name = setting_field.name
-    return setting_field.metadata['section'], 'url' if name == 'database_url' else name
-
-
-def variable(setting_field: Field) -> str:
-    """Return the environment variable that overrides a setting."""
-    name = setting_field.name
-    return 'DATABASE_URL' if name == 'database_url' else f'API_{name.upper()}'
+    log_level: Annotated[str, 'log', LEVEL] = 'info'
+    log_format: Annotated[str, 'log', FORMAT] = 'logfmt'
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -87,71 +78,61 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             without it, config.toml in the working folder is read if it is there.
 
     Raises:
-        ConfigError: The file cannot be read, one of its keys is unknown, or a value is of
-            the wrong type or out of range.
+        ConfigError: The file cannot be read, a setting is unknown, or a value is not allowed.
     """
+    ours = {n: v for n, v in environment.items() if n.startswith('API_') or n == 'DATABASE_URL'}
+    written = read_file(ours.pop('API_CONFIG', '')) | ours
     values = {}
-    known = {key_in_file(f): f for f in fields(Settings)}
-    for (section, key), value in read_file(environment.get('API_CONFIG')).items():
-        place = f'[{section}] {key}' if section else key
-        if (section, key) not in known:
-            raise ConfigError(f'{place}: there is no such setting')
-        values[known[section, key].name] = checked(known[section, key], value, place)
-    for f in fields(Settings):
-        if text := environment.get(variable(f)):
-            values[f.name] = checked(f, parsed(f, text), variable(f))
+    for name, type_ in get_type_hints(Settings, include_extras=True).items():
+        for place in places(name, type_.__metadata__[0]):
+            if place in written:
+                values[name] = checked(place, written.pop(place), type_)
+    if written:
+        raise ConfigError(f'{min(written)}: there is no such setting')
     return Settings(**values)
 
 
-def read_file(named: str | None) -> dict[tuple[str, str], Any]:
-    """Read the values of a settings file by section and key; none if there is no file."""
+def places(name: str, section: str) -> tuple[str, str]:
+    """Return where a setting can be written: its key in the file, and its variable."""
+    if name == 'database_url':
+        return '[database] url', 'DATABASE_URL'
+    return f'[{section}] {name}', f'API_{name.upper()}'
+
+
+def read_file(named: str) -> dict[str, Any]:
+    """Return the values of a settings file by section and key; none if there is no file."""
     path = Path(named or 'config.toml')
-    if not named and not path.exists():
-        return {}
     try:
-        sections = tomllib.loads(path.read_text('utf-8'))
-    except OSError as ex:
-        raise ConfigError(f'{path}: {ex.strerror}') from ex
-    except ValueError as ex:  # TOML's and UTF-8's errors; they quote no value
-        raise ConfigError(f'{path}: {ex}') from ex
+        file = tomllib.loads(path.read_text('utf-8')) if named or path.exists() else {}
+    except (OSError, ValueError) as ex:  # neither quotes a value
+        raise ConfigError(f'{path}: {getattr(ex, "strerror", ex)}') from ex
     values = {}
-    for section, content in sections.items():
-        if isinstance(content, dict):
-            values |= {(section, key): value for key, value in content.items()}
-        else:
-            values['', section] = content
+    for section, content in file.items():
+        if not isinstance(content, dict):
+            raise ConfigError(f'{section}: there is no such section')
+        values |= {f'[{section}] {key}': value for key, value in content.items()}
     return values
 
 
-def parsed(setting_field: Field, text: str) -> Any:
-    """Turn an environment variable's text into the setting's type, if it is of it."""
-    if setting_field.type is str:
-        return text
-    if setting_field.type is tuple:
-        return [item.strip() for item in text.split(',')]
+def checked(place: str, value: Any, type_: Any) -> Any:
+    """Return a value if the setting allows it; the message never quotes it."""
+    kind, allowed = type_.__origin__, type_.__metadata__[1]
     try:
-        return tomllib.loads(f'value = {text}')['value']
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def checked(setting_field: Field, value: Any, place: str) -> Any:
-    """Return a value that the setting allows; the message never quotes a value."""
-    wanted = setting_field.type
-    between, one_of = setting_field.metadata['between'], setting_field.metadata['one_of']
-    if wanted is tuple:
-        if type(value) is not list or any(type(item) is not str for item in value):
-            raise ConfigError(f'{place}: must be a list of strings')
-        pattern = setting_field.metadata['pattern']
-        if pattern and not all(re.fullmatch(pattern, item) for item in value):
-            raise ConfigError(f'{place}: every item must match {pattern}')
-        return tuple(value)
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        raise ConfigError(f'{place}: must be of type {wanted.__name__}')
-    if one_of and value not in one_of:
-        raise ConfigError(f'{place}: must be one of {", ".join(one_of)}')
-    if between and not between[0] <= value <= between[1]:
-        raise ConfigError(f'{place}: must be from {between[0]} to {between[1]}')
+        value = convert(value if place.startswith('[') else parsed(value, kind), type_)
+        if allowed is URL:
+            timeout_from_conninfo(conninfo_to_dict(value))
+    except (ValueError, psycopg.ProgrammingError):
+        number = 'a whole number' if kind is int else 'a number'
+        limits = allowed.description or f'{number} from {allowed.ge} to {allowed.le}'
+        raise ConfigError(f'{place}: must be {limits}') from None
     return value
+
+
+def parsed(text: str, kind: Any) -> Any:
+    """Return what a variable's text is in the file."""
+    if kind is str:
+        return text
+    if kind in (int, float, bool):
+        [line] = text.split('\n')  # TOML would read a second line as another setting
+        return tomllib.loads(f'value = {line}')['value']
+    return [item.strip() for item in text.split(',')] if text.strip() else []

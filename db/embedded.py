@@ -16,7 +16,8 @@ from pathlib import Path
 import psycopg
 from testing.postgresql import Postgresql
 
-from api.config import ConfigError, load_settings
+from api.config import ConfigError, Settings, load_settings
+from api.server.listener import listen
 
 FOLDER = Path(__file__).parent
 
@@ -220,13 +221,27 @@ def load(url: str, *names: str) -> None:
                 connection.execute(statement)
 
 
+def find_port(settings: Settings) -> int:
+    """Return the port that is configured, or a free one where that is 0.
+
+    Raises:
+        ConfigError: It cannot be had, so the requests that are printed would reach nobody.
+    """
+    try:
+        with listen(settings) as listener:
+            return listener.getsockname()[1]
+    except ConfigError as ex:
+        raise ConfigError(f'{ex}; API_PORT=0 takes any port that is free') from ex
+
+
 def show_requests(host: str, port: int) -> None:
-    """Print a request for each report, ready to paste."""
-    base = f'http://{host}:{port}'
+    """Print a request for each report, ready to paste, and where to try them in a browser."""
+    base = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
     print(
         f"curl '{base}/venues/top-benefits'\n"
         f"curl '{base}/venues/1/available-benefits?personId=1'\n"
-        f"curl '{base}/venues/1/inactivity-periods'",
+        f"curl '{base}/venues/1/inactivity-periods'\n"
+        f'or in a browser: {base}/docs',
         flush=True,
     )
 
@@ -249,14 +264,18 @@ def run(command: list[str], environment: dict[str, str]) -> int:
 def main() -> int:
     """Run a command on the configured database, or else on an embedded one with sample data."""
     parser = argparse.ArgumentParser(prog='python -m db.embedded', description=main.__doc__)
-    parser.add_argument('--requests', action='store_true', help='print a request for each report')
+    parser.add_argument('--requests', action='store_true', help='it serves: print requests to it')
     parser.add_argument('command', nargs=argparse.REMAINDER, help='gets DATABASE_URL')
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         settings = load_settings()
+        environment = dict(os.environ)
+        if arguments.requests:
+            port = find_port(settings)
+            environment['API_PORT'] = str(port)
         if settings.database_url:
-            environment = os.environ | {'DATABASE_URL': settings.database_url}
+            environment['DATABASE_URL'] = settings.database_url
             with suppress(EmbeddedServerError):  # psql and pgbench, where the system has none
                 environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
             os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
@@ -266,9 +285,10 @@ def main() -> int:
             load(url, 'schema.sql', 'sample_data.sql', 'indexes.sql')
             print(f'{url}', flush=True)
             if arguments.requests:
-                show_requests(settings.host, settings.port)
-            path = f'{server.binaries}:{os.environ["PATH"]}'
-            return run(arguments.command, os.environ | {'DATABASE_URL': url, 'PATH': path})
+                show_requests(settings.host, port)
+            environment['DATABASE_URL'] = url
+            environment['PATH'] = f'{server.binaries}:{os.environ["PATH"]}'
+            return run(arguments.command, environment)
     except (ConfigError, EmbeddedServerError, psycopg.Error) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1

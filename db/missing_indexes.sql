@@ -1,15 +1,15 @@
--- name: missing_indexes()^
 -- The recommended indexes (see indexes.sql) that the database lacks, for a warning at the start.
 --
 -- Returns   one row: missing text, the tables and columns of the missing indexes (null when there are none)
 with recommended (table_name, column_names) as (
+    -- one row per index of indexes.sql
     values
     ('benefit', array['venueId']),
     ('benefit_usage', array['benefitId', 'usageTimestamp']),
     ('benefit_usage', array['personId', 'benefitId', 'usageTimestamp'])
 ),
 
--- one row per index in use of a table that the search path finds
+-- one row per valid and not partial index of a table that the search path finds
 present as (
     select
         pg_class.relname as table_name,
@@ -38,6 +38,7 @@ select
     ) as missing
 from recommended
 where
+    -- an index that begins with the columns will do
     not exists (
         select from present
         where

@@ -11,19 +11,12 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, load
+from tests.pages import blocks, commands
 from tests.support import ROOT, ApiProcess, clean_environment, cloned, program, run
 
-README = (ROOT / 'db' / 'README.md').read_text()
+README = ROOT / 'db' / 'README.md'
 # make as in the examples, but on what is installed here already
 MAKE = f'make() {{ command make -o .venv/installed BIN={Path(sys.executable).parent} "$@"; }}\n'
-
-
-def blocks(language: str) -> list[str]:
-    """Return the code blocks of a language."""
-    return re.findall(rf'^```{language}\n(.*?)^```$', README, re.MULTILINE | re.DOTALL)
-
-
-COMMANDS = [line for block in blocks('sh') for line in block.splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +31,7 @@ def own_url(server: EmbeddedServer) -> Iterator[str]:
                 connection.execute('drop role membership_benefits_api')
 
 
-@pytest.mark.parametrize('command', [line for line in COMMANDS if r'\password' not in line])
+@pytest.mark.parametrize('command', [line for line in commands(README) if r'\password' not in line])
 def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
     for name in ('psql', 'pgbench'):
         program(server, name)
@@ -60,7 +53,7 @@ def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
 def test_query_finds_the_sessions_of_the_service(
     server: EmbeddedServer, own_url: str, tmp_path: Path
 ) -> None:
-    [query] = blocks('sql')
+    [query] = blocks('sql', README)
     api = ApiProcess(tmp_path, {'DATABASE_URL': own_url})
     try:
         assert api.get('/venues/top-benefits').status_code == 200
@@ -68,8 +61,3 @@ def test_query_finds_the_sessions_of_the_service(
     finally:
         api.stop()
     assert re.search(r'^membership-benefits-api/.*/\* top_benefits\.sql \*/', printed, re.MULTILINE)
-
-
-def test_links_lead_somewhere() -> None:
-    for link in re.findall(r'\]\(([^)]+)\)', README):
-        assert (ROOT / 'db' / link).exists(), link

@@ -2,9 +2,12 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +16,10 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
-from tests.support import DEADLINE_S, ROOT, clean_environment, until, wait_for
+from tests.pages import commands
+from tests.support import DEADLINE_S, ROOT, clean_environment, is_listening, until, wait_for
+
+SERVE = [sys.executable, '-m', 'db.embedded', '--requests', sys.executable, '-m', 'api']
 
 
 def is_running(pid: int) -> bool:
@@ -61,23 +67,15 @@ def test_without_any_server_the_message_says_what_to_install(
 
 
 class Run:
-    """`make run`'s command, with its output."""
+    """`make run`'s command, or another one, with its output."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, *command: str, **environment: str) -> None:
         self.log = folder / 'run.log'
         with self.log.open('wb') as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    '-m',
-                    'db.embedded',
-                    '--requests',
-                    sys.executable,
-                    '-m',
-                    'api',
-                ],
+                command or SERVE,
                 cwd=ROOT,
-                env=clean_environment() | {'API_PORT': str(port)},
+                env=clean_environment() | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -90,31 +88,103 @@ class Run:
             assert self.process.poll() is None, self.log.read_text()
         raise AssertionError(self.log.read_text())
 
+    def stop(self) -> None:
+        self.process.terminate()  # it removes its files
+        self.process.wait(DEADLINE_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
 
 @pytest.fixture
-def running(tmp_path: Path, unused_port: int) -> Run:
+def start_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Return a function that starts one; arguments are as Run's without the folder."""
+    started: list[Run] = []
+
+    def start(*command: str, **environment: str) -> Run:
+        started.append(Run(tmp_path, *command, **environment))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.stop()
+
+
+@pytest.fixture
+def running(start_run: Callable[..., Run], unused_port: int) -> Run:
     """Return a started `make run`."""
-    run = Run(tmp_path, unused_port)
-    yield run
-    with suppress(ProcessLookupError):
-        os.killpg(run.process.pid, signal.SIGKILL)
-    run.process.wait(DEADLINE_S)
+    return start_run(API_PORT=str(unused_port))
+
+
+def assert_answers(run: Run) -> None:
+    """Ask for everything whose address was printed, once it is served."""
+    run.wait_until_printed('listening on')
+    urls = re.findall(r"http://[^\s']+/[^\s']+", run.log.read_text())
+    assert [url.rsplit('/', 1)[1] for url in urls] == [
+        'top-benefits',
+        'available-benefits?personId=1',
+        'inactivity-periods',
+        'docs',
+    ]
+    for url in urls:
+        answer = httpx.get(url, timeout=30, follow_redirects=True)
+        assert answer.status_code == 200
+        assert len(answer.text if url.endswith('/docs') else answer.json()) > 2
 
 
 def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
-    running.wait_until_printed('listening on')
-    requests = re.findall(r"curl '([^']+)'", running.log.read_text())
-    assert len(requests) == 3
-    for url in requests:
-        answer = httpx.get(url, timeout=30)
-        assert answer.status_code == 200
-        assert len(answer.json()) > 2
+    assert_answers(running)
     postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
     os.killpg(running.process.pid, signal.SIGINT)
     assert running.process.wait(DEADLINE_S) == 0
     assert not folder.exists()
     assert not is_running(postgres)
+
+
+def test_run_on_any_free_port_prints_the_one_that_it_serves_on(
+    start_run: Callable[..., Run],
+) -> None:
+    assert_answers(start_run(API_PORT='0'))
+
+
+@pytest.mark.parametrize('database', ['', 'host=/nowhere'])
+def test_run_on_a_port_in_use_tells_how_to_choose_another_and_prints_no_address(
+    start_run: Callable[..., Run], database: str
+) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        run = start_run(API_PORT=str(port), **({'DATABASE_URL': database} if database else {}))
+        assert run.process.wait(DEADLINE_S) == 1
+    assert run.log.read_text() == (
+        f'error: cannot listen on 127.0.0.1 port {port}: Address already in use;'
+        ' API_PORT=0 takes any port that is free\n'
+    )
+
+
+@pytest.mark.parametrize('command', [c for c in commands(ROOT / 'README.md') if ' run' in c])
+def test_make_run(
+    start_run: Callable[..., Run],
+    tmp_path: Path,
+    unused_port: int,
+    sample_url: str,
+    command: str,
+) -> None:
+    # on what is installed here already
+    make = tmp_path / 'make'
+    bin_ = Path(sys.executable).parent
+    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o .venv/installed BIN={bin_} "$@"\n')
+    make.chmod(0o755)
+    run = start_run(
+        *('sh', '-c', command.replace('postgresql://user@host:5432/name', f"'{sample_url}'")),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        API_PORT=str(unused_port),
+    )
+    run.wait_until_printed('listening on')
+    answer = httpx.get(f'http://127.0.0.1:{unused_port}/venues/top-benefits', timeout=DEADLINE_S)
+    assert answer.status_code == 200
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.process.wait(DEADLINE_S)
+    wait_for(lambda: not is_listening(unused_port))
 
 
 def test_sigterm_ends_all_of_it(running: Run) -> None:

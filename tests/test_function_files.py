@@ -109,7 +109,7 @@ def test_file_names_its_route(path: Path) -> None:
 
 FOURTH = """\
 -- name: busiest_days(venue_id, since, timestamp)^
-with params as not materialized (
+with params as (
     select
         :venue_id::bigint as venue_id,
         :since::timestamptz at time zone 'UTC' as since,

@@ -1,7 +1,7 @@
 """What keeps one kind of request from starving the others (Nygard, Release It!: bulkheads).
 
 Identical requests share one answer, few slow ones run at once, and no more than configured are
-let in; who would have to wait too long is told so at once.
+let in: one too many is refused at once, and one that has waited too long then.
 """
 
 import threading

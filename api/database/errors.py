@@ -2,7 +2,7 @@
 
 
 class DatabaseError(Exception):
-    """There is no answer."""
+    """There is no answer; `http.problems` says what each of those below is there."""
 
 
 class OverloadedError(DatabaseError):

@@ -1,4 +1,7 @@
-"""The SQL function files: loaded by aiosql, with what each says of its parameters."""
+"""The SQL function files, and what each says of its parameters.
+
+A function is one SELECT in a file, as aiosql has it: the database gets it as a statement.
+"""
 
 import re
 from dataclasses import dataclass
@@ -61,7 +64,7 @@ def load_function(path: Path) -> Function:
 
     Raises:
         FunctionFileError: It is missing, or does not define just the function of its name with
-            every bind cast exactly once; the message names the file and the line.
+            every bind once, cast, and where it can be told whether it may be left out.
     """
     try:
         queries = aiosql.from_path(path, 'psycopg')
@@ -95,8 +98,8 @@ def read_binds(file_name: str, sql: str, lines: list[int]) -> tuple[Bind, ...]:
         if name in binds or not type_:
             raise FunctionFileError(f'{place}: :{name} must be used once, with a cast')
         has_default = before.rstrip().endswith('coalesce(')
-        in_select = re.split(r'\bselect\b', before.rstrip().removesuffix('coalesce('))[-1]
-        if in_select.count('(') != in_select.count(')'):
+        since_select = re.split(r'\bselect\b', before.rstrip().removesuffix('coalesce('))[-1]
+        if since_select.count('(') != since_select.count(')'):
             raise FunctionFileError(
                 f'{place}: :{name} must stand alone in a select list, or first in a coalesce()'
                 ' there if it may be left out'

@@ -2,7 +2,7 @@
 
 import logging
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer
@@ -32,12 +32,8 @@ ENDED = ('57P01', '57P02', '57P03', '57P05')
 # its lines name hosts and users; what matters of them is logged where an answer fails
 logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
 
-
-class Answer(NamedTuple):
-    """What a function returned: the body where libpq put it, and the bind that names nothing."""
-
-    body: memoryview
-    missing: str | None
+# a function's columns, in their order: the body where libpq put it, and the bind that names nothing
+Answer = tuple[memoryview, str | None]
 
 
 class ViewLoader(Loader):
@@ -68,7 +64,7 @@ class Session(psycopg.Connection):
             raise psycopg.errors.QueryCanceled('no answer') from ex
 
     def set_up(self, settings: Settings) -> None:
-        """Make it read-only, in UTC and with a statement timeout; done once, when it is new."""
+        """Set how values travel, and what the role does not: read-only, UTC and a timeout."""
         self.patience_s = settings.statement_timeout_s + GRACE_S
         if settings.session_settings:
             self.execute(
@@ -130,11 +126,17 @@ class Sessions:
     ) -> Answer:
         """Run a function in one round trip; prepared when a connection runs it first.
 
-        Args, Returns, Raises: As Bulkhead.fetch; and
+        Args:
+            function: What to run.
+            values: A value for each of its binds.
             deadline: Until when to wait for a connection, by time.monotonic().
+            timings: Where to add the time that this takes.
+
+        Raises:
+            DatabaseError: There is no answer.
         """
         try:
-            return Answer(*self._read(function.sql, values, deadline, timings))
+            return self._read(function.sql, values, deadline, timings)
         except psycopg.errors.QueryCanceled as ex:
             self._metrics.timeouts.inc()
             raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex

@@ -9,13 +9,14 @@ import falcon
 from api.http.problems import Problem
 
 
+def hash_of(token: str) -> str:
+    """Return a token's SHA-256 hash, in hexadecimal."""
+    return sha256(token.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class BearerTokens:
-    """Falcon middleware that wants a token for every resource marked `needs_token`.
-
-    Attributes:
-        hashes: The SHA-256 hashes of the tokens, in hexadecimal.
-    """
+    """Falcon middleware that wants a token with one of some hashes where `needs_token` says so."""
 
     hashes: tuple[str, ...]
 
@@ -27,10 +28,11 @@ class BearerTokens:
         Raises:
             Problem: There is none, or it is unknown.
         """
+        # a browser asks with OPTIONS before it sends a token
         if req.method == 'OPTIONS' or not getattr(resource, 'needs_token', False):
             return
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')
-        digest = sha256(token.strip().encode()).hexdigest()
+        digest = hash_of(token.strip())
         # all are compared, each in constant time: what is known cannot be found out by waiting
         known = [hmac.compare_digest(digest, hash_) for hash_ in self.hashes]
         if scheme.lower() != 'bearer' or not any(known):

@@ -6,21 +6,16 @@ from hashlib import blake2b
 
 import falcon
 
-# what a client does not read yet, a server keeps in files piece by piece from this size on; many
-# smaller ones would add up in memory
+# a large answer goes to the server in pieces, so that there is never a whole copy of it
 CHUNK_BYTES = 1024 * 1024
 GZIP_LEVEL = 1  # on a large answer 2 times as fast as level 6 for a fifth more bytes
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Falcon middleware for every successful answer that is bytes, and that caches may keep.
+    """Falcon middleware for every successful answer that is bytes, and that caches may keep."""
 
-    Attributes:
-        gzip_min_bytes: The smallest body that is compressed for clients who accept it; 0 for none.
-    """
-
-    gzip_min_bytes: int
+    gzip_min_bytes: int  # what is compressed for clients who accept that; 0 for none
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, _resource: object, succeeded: bool
@@ -43,7 +38,7 @@ class Delivery:
             resp.data = gzip.compress(body, GZIP_LEVEL, mtime=0)
         elif len(body) <= CHUNK_BYTES:
             resp.data = bytes(body)
-        else:  # a whole copy of a large answer would be one more in memory
+        else:
             resp.data = None
             starts = range(0, len(body), CHUNK_BYTES)
             resp.stream = (bytes(body[start : start + CHUNK_BYTES]) for start in starts)
@@ -56,4 +51,4 @@ def accepts_gzip(accept_encoding: str) -> bool:
     for item in accept_encoding.lower().split(','):
         coding, *parameters = (part.strip() for part in item.split(';'))
         weights[coding] = next((p.removeprefix('q=') for p in parameters), '1')
-    return weights.get('gzip', weights.get('*', '0')).strip('0.') != ''
+    return weights.get('gzip', weights.get('*', '0')).strip('0.') != ''  # neither 0 nor 0.0

@@ -1,4 +1,4 @@
-"""What is served besides the reports: the way in, and what does not come from a SQL file."""
+"""What does not come from a SQL file: the way in, and pages that are the same for everybody."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,9 +1,7 @@
-"""Every answer that is not a report: one table of problems, in one shape (RFC 9457)."""
+"""Every answer that is an error: one table of problems, in one shape (RFC 9457)."""
 
 import json
 import logging
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 import falcon
@@ -15,8 +13,8 @@ log = logging.getLogger(__name__)
 
 PROBLEM_JSON = 'application/problem+json'
 TYPE_PREFIX = '/docs/problems/'
-RETRY = {'Retry-After': '1'}
-CHALLENGE = {'WWW-Authenticate': 'Bearer realm="membership-benefits"'}
+RETRY = (('Retry-After', '1'),)
+CHALLENGE = (('WWW-Authenticate', 'Bearer realm="membership-benefits"'),)
 
 
 class Kind(NamedTuple):
@@ -25,7 +23,7 @@ class Kind(NamedTuple):
     status: int
     title: str
     meaning: str
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: tuple[tuple[str, str], ...] = ()
     by_status: bool = False
 
 
@@ -84,7 +82,8 @@ class Problem(falcon.HTTPError):
         super().__init__(row.status, title=row.title, description=detail or row.meaning)
         self.kind = kind
         self.extension = {'parameter': parameter} if parameter else {}
-        self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store', **row.headers}
+        self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store'}
+        self.headers.update(row.headers)
 
     def body(self, request_id: str) -> bytes:
         """Return the problem details object."""
@@ -99,8 +98,10 @@ class Problem(falcon.HTTPError):
 
 
 def problem_of_status(status: int) -> Problem:
-    """Return the problem for an error that has nothing but a status."""
-    return Problem(KINDS_BY_STATUS.get(status, 'invalid-request'))
+    """Return the problem for an error that has nothing but a status, or the nearest one."""
+    return Problem(
+        KINDS_BY_STATUS.get(status, 'invalid-request' if status < 500 else 'internal-error')
+    )
 
 
 def add_error_handlers(app: falcon.App) -> None:

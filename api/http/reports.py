@@ -20,7 +20,8 @@ class Report:
     Attributes:
         path: The path, with its parameters in braces.
         function: The file in db/functions that answers it, without .sql.
-        is_public: Whether caches may keep its answers for others too, and give them a little late.
+        is_shared: Whether caches may keep its answers for others too, unless a token is needed,
+            and give them a little late.
         is_slow: Whether it may not take all connections: few of these run at once.
         as_of: The bind with the moment as of which it is made; an answer as of the past changes
             seldom.
@@ -28,7 +29,7 @@ class Report:
 
     path: str
     function: str
-    is_public: bool = False
+    is_shared: bool = False
     is_slow: bool = False
     as_of: str = 'timestamp'
 
@@ -44,9 +45,9 @@ class ReportResource:
         self._report = report
         self._function = function
         self._bulkhead = bulkhead
-        scope = 'public' if report.is_public and not settings.token_sha256 else 'private'
+        scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
         # what a person has just used must not look available for long, so that is never stale
-        stale_s = settings.cache_stale_seconds if report.is_public else 0
+        stale_s = settings.cache_stale_seconds if report.is_shared else 0
         extension = [f'stale-while-revalidate={stale_s}'] if stale_s else []  # RFC 5861
         self._cache_control = [scope, f'max-age={settings.cache_seconds}', *extension]
         self._cache_control_past = [scope, f'max-age={settings.cache_past_seconds}', *extension]
@@ -54,16 +55,17 @@ class ReportResource:
     def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
         values = read_parameters(self._function, path, req.params)
-        answer = self._bulkhead.fetch(
+        body, missing = self._bulkhead.fetch(
             self._function, values, req.timings, is_slow=self._report.is_slow
         )
-        if answer.missing:
-            name = http_name(answer.missing)
-            detail = f'There is no {name} {values[answer.missing]}.'
+        if missing:
+            name = http_name(missing)
+            detail = f'There is no {name} {values[missing]}.'
             raise Problem('entity-not-found', detail, parameter=name)
+        # instants in UTC as ISO 8601 sort as text
         is_past = (values.get(self._report.as_of) or '9999') < datetime.now(UTC).isoformat()
         resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = answer.body
+        resp.data = body
 
     on_head = on_get

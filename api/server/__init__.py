@@ -9,20 +9,21 @@
     process      what a process asks of its system: open files, memory, signals
     dev          `make dev`
 
-Imports anything of the service; nothing else of the service imports it.
+Imports anything of the service; only the commands import it (`__main__`, `db/embedded.py`).
 
-**waitress.** Only `http_server` and `channel` touch what waitress does not document. It is pinned
-to 3.0.2 in `requirements/`; with another version, read these again.
+**waitress.** Only `http_server` and `channel` import it, and `crew` is the task dispatcher that it
+calls. This is all that they use of what it does not document. It is pinned to 3.0.2 in
+`requirements/`; with another version, read these again.
 
 | what | why | the test that would notice |
 | --- | --- | --- |
-| `TcpWSGIServer(sock=, dispatcher=, adj=, sockinfo=, bind_socket=False)`, `Adjustments` | the workers share one socket; `create_server` makes no subclass | every test with a server |
+| `TcpWSGIServer(_sock=, dispatcher=, adj=, sockinfo=, bind_socket=False)`, `Adjustments` | the workers share one socket; `create_server` makes no subclass | every test with a server |
 | `server._map`, `wasyncore.loop(count=1)` | threads take turns in the loop | every test with a server |
 | `server.channel_class`; `HTTPChannel.parser_class`, `task_class`, `error_task_class` | problems instead of plain text | `tests/http/test_malformed_http.py` |
 | `add_task(channel)`, `channel.service()` of a dispatcher | the thread that received a request answers it | `tests/test_server.py`, slow report |
 | `server.pull_trigger`, `server.trigger.pull_trigger(thunk)` | no wake-up where no thread waits; something done in the loop | `tests/faults/test_shutdown.py` |
 | `server.accepting`, `handle_accept`, `wasyncore.dispatcher.close` | an end that answers all who came | `tests/faults/test_shutdown.py` |
-| `channel.requests`, `total_outbufs_len`, `last_activity`, `requests_lock`, `close_when_flushed` | who still waits for an answer, who does not read | `tests/faults/test_clients.py` |
+| `server.active_channels`; `channel.requests`, `total_outbufs_len`, `last_activity`, `requests_lock`, `close_when_flushed` | who still waits for an answer, who does not read | `tests/faults/test_clients.py` |
 | `WSGITask.build_response_header`, `set_close_on_finish`, `ErrorTask.execute`; `task.request.headers` | `Connection: close` when it is, and 304 that keeps its connection | `tests/http/test_caching.py` |
 | `HTTPRequestParser.parse_header`, `header_plus` | malformed requests that waitress fails at | `tests/http/test_fuzz.py` |
 """  # noqa: E501

@@ -1,4 +1,4 @@
-"""A client's connection: what waitress reads and answers by itself, in the service's own way."""
+"""A client's connection: what waitress reads, and answers by itself, in the service's own way."""
 
 import logging
 import re
@@ -44,7 +44,7 @@ class ProblemTask(ErrorTask):
     """Answers what never reaches the application, such as malformed HTTP, with a problem."""
 
     def execute(self) -> None:
-        """Write the problem and close the connection."""
+        """Write the problem, log and count it, and close the connection."""
         problem = problem_of_status(self.request.error.code)
         request_id = new_request_id()
         body = problem.body(request_id)

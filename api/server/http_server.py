@@ -136,7 +136,10 @@ class HttpServer(TcpWSGIServer):
         """Do what there is to do, or wait for it."""
         self._map.look_at(self)
         while self._changed:
-            self._map.look_at(self._changed.popleft())
+            thing = self._changed.popleft()
+            if getattr(thing, 'will_close', False):  # who reads nothing is never ready to write to
+                thing.handle_close()
+            self._map.look_at(thing)
         for thing, events in self._map.wait(timeout_s):
             if not self._map.holds(thing):  # closed by what came before
                 continue

@@ -13,7 +13,7 @@ HANDED_OVER = 3
 def listen(settings: Settings) -> socket.socket:
     """Open the listening socket, or take the one that this process was started with.
 
-    A supervisor can pass a socket as systemd's socket activation does.
+    systemd's socket activation can pass one, and `dev` does.
 
     Raises:
         ConfigError: The address cannot be had, or the socket that was passed is not TCP.

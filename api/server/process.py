@@ -1,4 +1,4 @@
-"""What a process asks of its system: open files, memory, signals."""
+"""What a process asks of its system: cores, open files, memory, signals."""
 
 import ctypes
 import os

@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     reports = load_reports()
     with tempfile.TemporaryDirectory(prefix='membership-benefits-metrics-') as folder:
         share_between_processes(folder)
-        is_checked = check(settings, reports)
+        is_checked = check_at_start(settings, reports)
         with listen(settings) as listener:
             host, port = listener.getsockname()[:2]
             log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
@@ -61,7 +61,7 @@ def serve(settings: Settings) -> None:
             Supervisor(settings, reports, listener, Metrics(), is_checked=is_checked).run()
 
 
-def check(settings: Settings, reports: dict[Report, Function]) -> bool:
+def check_at_start(settings: Settings, reports: dict[Report, Function]) -> bool:
     """Check the database and warn of what it should have; False if there is none to check.
 
     Raises:
@@ -119,7 +119,7 @@ class Supervisor:
                     self._see_to(number)
                 wait([w.sentinel for w in self._workers.values()], timeout=CHECK_INTERVAL_S)
                 if not self._is_checked and not self._signals:
-                    self._is_checked = check(self._settings, self._reports)
+                    self._is_checked = check_at_start(self._settings, self._reports)
         finally:
             self._stop()
 

@@ -63,11 +63,13 @@ class Worker:
         """Serve until SIGTERM, or until the parent is gone, and as long as answers need then."""
         self._receive_signals()
         self._sessions.open()
-        while not self._is_done():
+        while not self._has_ended():
             self._crew.watch(self._server.run_once)
             self._publish()
             if os.getppid() != self._parent:
                 self._end()
+            if self._told_to_end_at is not None and self._server.is_listening:
+                self._server.stop_listening()
         self._sessions.close()
 
     def _receive_signals(self) -> None:
@@ -82,17 +84,14 @@ class Worker:
         if self._told_to_end_at is None:
             self._told_to_end_at = time.monotonic()
 
-    def _is_done(self) -> bool:
-        """Tell whether to stop now."""
+    def _has_ended(self) -> bool:
+        """Tell whether all that had begun is done, or the time for it is over."""
         if self._told_to_end_at is None:
-            return False
-        if self._server.is_listening:
-            self._server.stop_listening()
             return False
         if time.monotonic() - self._told_to_end_at > self._shutdown_timeout_s:
             log.warning('ended with answers in progress')
             return True
-        return not self._server.is_busy()
+        return not self._server.is_listening and not self._server.is_busy()
 
     def _publish(self) -> None:
         """Tell the metrics how the pool is, every PUBLISHING_INTERVAL_S."""

@@ -1,4 +1,4 @@
-"""Following a request: its id, where its time went, and its line in the access log."""
+"""Following a request: its id, where its time went, and how log and metrics learn of it."""
 
 import logging
 import re
@@ -58,7 +58,7 @@ class Tracing:
     def process_response(
         self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
-        """Tell client and log who asked what and where the time went."""
+        """Tell client, log and metrics what was asked and where the time went."""
         resp.set_header('X-Request-ID', req.id)
         total_s = perf_counter() - req.started
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000

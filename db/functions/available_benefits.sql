@@ -6,8 +6,8 @@
 --           missing text, the parameter that names nothing (null when all is there)
 -- Index     benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
 -- Trick     a use within the cooldown is looked for as a max() over an index range, which PostgreSQL answers
---           with one probe per benefit, however long the person's history is. Equals not exists, which the
---           planner may turn into a join with all of the person's uses
+--           with one probe per benefit, however long the person's history is. Equals  not exists  of such a
+--           use, which the planner may turn into a join with all of the person's uses
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -15,15 +15,16 @@ with params as not materialized (
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: the only place that knows the numbers
-rules (recurrence, cooldown) as (
+-- one row per supported recurrence: how long after a use the benefit cannot be used again. In this file only
+-- these lines know the numbers
+cooldowns (recurrence, cooldown) as (
     values
     ('day', interval '24 hours'),
     ('week', interval '168 hours'),
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that has a rule and was not used by the person within its cooldown
+-- one row per benefit of the venue that has a cooldown and was not used by the person within it
 available as (
     select
         benefit.id,
@@ -35,15 +36,16 @@ available as (
         ) as element
     from params
     inner join benefit on params.venue_id = benefit."venueId"
-    inner join rules on benefit.recurrence = rules.recurrence
+    inner join cooldowns on benefit.recurrence = cooldowns.recurrence
     where
+        -- there is no use within the cooldown: the latest one is null
         (
             select max(benefit_usage."usageTimestamp")
             from benefit_usage
             where
                 benefit_usage."personId" = params.person_id
                 and benefit_usage."benefitId" = benefit.id
-                and benefit_usage."usageTimestamp" > params.as_of - rules.cooldown
+                and benefit_usage."usageTimestamp" > params.as_of - cooldowns.cooldown
                 and benefit_usage."usageTimestamp" <= params.as_of
         ) is null
 )

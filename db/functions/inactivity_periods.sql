@@ -5,86 +5,94 @@
 -- Returns   one row: body json, an array with one element per benefit that has such a period, by id
 --           ([] when there are none); missing text, the parameter that names nothing (null when all is there)
 -- Index     benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
--- Trick     recursive index hops, a loose index scan: from a point in time the next hop goes to the latest
---           use before point + threshold, since no significant gap can end sooner. Only when there is none
---           is there a gap, which the next use closes (or the moment itself). Two hops move on by at least
---           one threshold, so a benefit costs at most about 2 * 180 days / threshold probes, however often
---           it was used. Equals  lag("usageTimestamp")  over every use in the window
+-- Trick     recursive index hops, a loose index scan. A hop goes from one point in time to the latest use
+--           less than a threshold later: no gap on the way is significant. Without such a use there is a
+--           significant gap, and the hop crosses it, to the next use or, without one, to the moment itself.
+--           Two hops move on by at least one threshold, so a benefit costs at most about
+--           2 * 180 days / threshold index probes, however often it was used.
+--           Equals  lag("usageTimestamp")  over every use in the window
 with recursive params as not materialized (
     select
         :venue_id::bigint as venue_id,
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row: the length of the report, and the first moment that a client's calendar can hold
-constants as not materialized (
+-- one row: the length of the report, and the first moment that a client's calendar can hold. Both stand in
+-- top_benefits.sql too
+constants as (
     select
         interval '180 days' as report_length,
         timestamp '0001-01-01' as first_moment
 ),
 
--- one row per supported recurrence: how long a silence is significant
-rules (recurrence, threshold) as (
+-- one row per supported recurrence: how long a gap between uses must be to be significant
+thresholds (recurrence, threshold) as (
     values
     ('day', interval '14 days'),
     ('week', interval '21 days'),
     ('month', interval '30 days')
 ),
 
--- one row per hop of a benefit, from one point in time to a later one (the first one only arrives)
+-- one row per hop of a benefit, from one point in time to a later one. The first comes from nowhere (null)
+-- and goes to where the report begins
 hops as (
     select
         benefit.id as benefit_id,
-        rules.threshold,
-        null::timestamp as start_time,
-        greatest(params.as_of - constants.report_length, constants.first_moment) as end_time
+        thresholds.threshold,
+        null::timestamp as from_point,
+        greatest(params.as_of - constants.report_length, constants.first_moment) as to_point
     from params
     cross join constants
     inner join benefit on params.venue_id = benefit."venueId"
-    inner join rules on benefit.recurrence = rules.recurrence
+    inner join thresholds on benefit.recurrence = thresholds.recurrence
 
     union all
 
     select
         hops.benefit_id,
         hops.threshold,
-        hops.end_time as start_time,
+        hops.to_point as from_point,
         coalesce(
+            -- used again before the threshold
             (
                 select max(benefit_usage."usageTimestamp")
                 from benefit_usage
                 where
                     benefit_usage."benefitId" = hops.benefit_id
-                    and benefit_usage."usageTimestamp" > hops.end_time
-                    and benefit_usage."usageTimestamp" < hops.end_time + hops.threshold
+                    and benefit_usage."usageTimestamp" > hops.to_point
+                    and benefit_usage."usageTimestamp" < hops.to_point + hops.threshold
             ),
+            -- a gap, ended by the next use
             (
                 select min(benefit_usage."usageTimestamp")
                 from benefit_usage
                 where
                     benefit_usage."benefitId" = hops.benefit_id
-                    and benefit_usage."usageTimestamp" >= hops.end_time + hops.threshold
+                    and benefit_usage."usageTimestamp" >= hops.to_point + hops.threshold
                     and benefit_usage."usageTimestamp" <= params.as_of
             ),
+            -- a gap that still runs
             params.as_of
-        ) as end_time
+        ) as to_point
     from hops
     cross join params
-    where hops.end_time + hops.threshold <= params.as_of
+    -- hop on while a significant gap still fits in; two hops move on by a threshold, so this ends
+    where hops.to_point + hops.threshold <= params.as_of
 ),
 
--- one row per significant period; UTC is written out, so no session's time zone can change the answer,
--- and with its colon alone, since pgbench reads a colon and a word as a variable even in a literal
+-- one row per significant period, which is a hop over a gap. No setting of the session changes its times:
+-- to_json() writes ISO 8601, #>> '{}' takes off the quotes, and the offset of UTC is added. The colon stands
+-- alone, since pgbench takes a colon before a word for a variable, even in a literal
 periods as (
     select
         hops.benefit_id,
-        hops.start_time,
+        hops.from_point as start_time,
         json_build_object(
-            'startTime', (to_json(hops.start_time) #>> '{}') || '+00' || ':' || '00',
-            'endTime', (to_json(hops.end_time) #>> '{}') || '+00' || ':' || '00'
+            'startTime', (to_json(hops.from_point) #>> '{}') || '+00' || ':' || '00',
+            'endTime', (to_json(hops.to_point) #>> '{}') || '+00' || ':' || '00'
         ) as element
     from hops
-    where hops.end_time - hops.start_time >= hops.threshold
+    where hops.to_point - hops.from_point >= hops.threshold
 ),
 
 -- one row per benefit with at least one significant period

@@ -5,16 +5,18 @@
 -- Returns   one row: body json, an array with one element per venue, by venue id ([] when there are none);
 --           missing text, always null
 -- Index     benefit_usage ("benefitId", "usageTimestamp")
--- Tricks    shares: the benefits are cut into six ranges of ids, which parallel workers count side by side
+-- Tricks    shares: the benefits are cut into ranges of ids, which parallel workers count side by side
 --           (Parallel Append), each in index order (GroupAggregate on Index Only Scan), so a use costs one
---           index entry and no hashing. The bounds come from subselects without outer columns: PostgreSQL
---           hands those to workers, but not the columns of an outer row, so a lateral count cannot do it.
---           any (array[...]): see counted. Equals  group by "benefitId"  over the uses in the window
-with params as not materialized (
+--           index entry and no hashing. Where a range ends comes from subselects without outer columns,
+--           which PostgreSQL hands to workers; it does not hand them the columns of an outer row, so a
+--           lateral count cannot do it. any(array[...]): see counted.
+--           Equals  group by "benefitId"  over the uses in the window
+with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row: the only place that knows the numbers
+-- one row: the numbers of the report. The first two stand in inactivity_periods.sql too, and the name
+-- topBenefits180Days goes with the first
 constants as not materialized (
     select
         interval '180 days' as report_length,
@@ -22,8 +24,8 @@ constants as not materialized (
         3 as top_size
 ),
 
--- one row: after opens (excluded) to as_of (included)
-report_window as not materialized (
+-- one row: the time that counts, from opens (excluded) to as_of (included)
+report_window as (
     select
         greatest(params.as_of - constants.report_length, constants.first_moment) as opens,
         params.as_of
@@ -31,18 +33,20 @@ report_window as not materialized (
     cross join constants
 ),
 
--- one row: the id below the first benefit's, then the last id of each of six equal shares of the benefits;
--- computed once, before the workers start
-bounds as materialized (
+-- one row: the first benefit's id, then the last id of each of six equal shares of the benefits; computed
+-- once, before the workers start. Six shares are six fractions here and six branches in shares: change both
+share_ends as materialized (
     select
-        min(benefit.id) - 1
-        || percentile_disc(array[1 / 6.0, 2 / 6.0, 3 / 6.0, 4 / 6.0, 5 / 6.0, 1]) within group (
-            order by benefit.id
+        array_prepend(
+            min(benefit.id),
+            percentile_disc(array[1 / 6.0, 2 / 6.0, 3 / 6.0, 4 / 6.0, 5 / 6.0, 1]) within group (
+                order by benefit.id
+            )
         ) as ids
     from benefit
 ),
 
--- one row per benefit that was used in the window; shares runs it once per range, never as a whole
+-- one row per benefit that was used in the window; shares runs it once per share, never as a whole
 used as not materialized (
     select
         benefit_usage."benefitId" as benefit_id,
@@ -55,9 +59,10 @@ used as not materialized (
     group by benefit_usage."benefitId"
 ),
 
--- one row per share and used benefit. The planner moves the range condition of counted into every branch,
--- with the branch number for share_no, and down to its index scan: each branch reads its own range only
-shares as not materialized (
+-- one row per share and used benefit. As written, every benefit is in every share, and counted keeps the one
+-- that it belongs to. The planner moves that condition into every branch, with the branch's number for
+-- share_no, and down to its index scan: each branch reads its own range only
+shares as (
     select
         1 as share_no,
         used.*
@@ -89,7 +94,7 @@ shares as not materialized (
     from used
 ),
 
--- one row per benefit that was used in the window
+-- one row per benefit that was used in the window, with its venue
 counted as (
     select
         benefit."venueId" as venue_id,
@@ -98,34 +103,39 @@ counted as (
     from shares
     inner join benefit on shares.benefit_id = benefit.id
     where
-        shares.benefit_id > (select bounds.ids from bounds)[shares.share_no]
-        -- any (array[x]) means x. The planner takes two plain bounds that it does not know yet for a narrow
+        -- the first share begins with the first id, as the type may have none below it; every other share
+        -- begins after the end of the one before
+        case shares.share_no
+            when 1 then shares.benefit_id >= (select share_ends.ids from share_ends)[1]
+            else shares.benefit_id > (select share_ends.ids from share_ends)[shares.share_no]
+        end
+        -- <= any(array[x]) is <= x. The planner takes two plain ends that it does not know yet for a narrow
         -- range, a 200th of the table, not worth a worker; written like this, for a ninth of it
-        and shares.benefit_id <= any(array[(select bounds.ids from bounds)[shares.share_no + 1]])
+        and shares.benefit_id <= any(array[(select share_ends.ids from share_ends)[shares.share_no + 1]])
 ),
 
--- one row per counted benefit, with its place in its venue
+-- one row per counted benefit, with its rank in its venue
 ranked as (
     select
         counted.*,
         row_number() over (
             partition by counted.venue_id
             order by counted.usage_count desc, counted.benefit_id asc
-        ) as place
+        ) as rank_in_venue
     from counted
 ),
 
 -- one row per venue with at least one use
-listed as (
+top as (
     select
         ranked.venue_id,
         json_agg(
             json_build_object('benefitId', ranked.benefit_id, 'usageCount', ranked.usage_count)
-            order by ranked.place
+            order by ranked.rank_in_venue
         ) as benefits
     from ranked
     cross join constants
-    where ranked.place <= constants.top_size
+    where ranked.rank_in_venue <= constants.top_size
     group by ranked.venue_id
 )
 
@@ -134,7 +144,7 @@ select
         json_agg(
             json_build_object(
                 'venueId', venue.id,
-                'topBenefits180Days', coalesce(listed.benefits, '[]')
+                'topBenefits180Days', coalesce(top.benefits, '[]')
             )
             order by venue.id
         ),
@@ -142,4 +152,4 @@ select
     ) as body,
     null::text as missing
 from venue
-left join listed on venue.id = listed.venue_id;
+left join top on venue.id = top.venue_id;

@@ -1,19 +1,23 @@
-"""The README's nginx in front of the API keeps what everybody may see, and nothing else."""
+"""nginx as deploy/nginx.conf makes it, in front of the API: TLS, what it keeps, what it hides."""
 
+import http.client
 import os
 import re
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 
 import httpx
 import psutil
 import psycopg
 import pytest
+import trustme
 
 from db.embedded import EmbeddedServer
-from tests.support import DEADLINE_S, ROOT, ApiProcess, Daemon, Rows, cloned, wait_for
+from tests.support import DEADLINE_S, ROOT, ApiProcess, Daemon, Rows, cloned, free_port, wait_for
 
 TOP = '/venues/top-benefits'
 INACTIVE = '/venues/1/inactivity-periods'
@@ -21,9 +25,7 @@ AVAILABLE = '/venues/1/available-benefits?personId=1'
 PAST = 'timestamp=2024-07-02'
 PATIENT = {'API_STATEMENT_TIMEOUT_S': '60', 'API_SHUTDOWN_TIMEOUT_S': '1'}
 
-[BLOCK] = re.findall(
-    r'^```nginx\n(.*?)^```$', (ROOT / 'README.md').read_text(), re.MULTILINE | re.DOTALL
-)
+NAME = 'reports.example.com'
 AROUND = """
 daemon off;
 worker_processes 2;
@@ -47,30 +49,47 @@ ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)
 
 
 class Proxy(Daemon):
-    """The README's nginx in front of an API process.
+    """nginx with our file, in front of an API process.
 
     Attributes:
-        client: Talks to it.
+        client: Talks to it over TLS.
+        context: Whom the client trusts.
+        plain_url: Where it listens without.
     """
 
-    def __init__(self, api: ApiProcess) -> None:
+    def __init__(self, api_port: int) -> None:
         super().__init__('nginx', 'nginx-light')
-        block = BLOCK
+        plain_port = free_port()
+        self.plain_url = f'http://127.0.0.1:{plain_port}'
+        block = (ROOT / 'deploy' / 'nginx.conf').read_text()
         for there, here in [
             ('/var/cache', str(self.folder)),
-            ('127.0.0.1:8000', f'127.0.0.1:{api.port}'),
-            ('listen 80;', f'listen 127.0.0.1:{self.port};'),
+            ('127.0.0.1:8000', f'127.0.0.1:{api_port}'),
+            ('listen 80;', f'listen 127.0.0.1:{plain_port};'),
+            ('listen 443 ssl;', f'listen 127.0.0.1:{self.port} ssl;'),
+            (f'/etc/ssl/certs/{NAME}.pem', f'{self.folder}/certificate'),
+            (f'/etc/ssl/private/{NAME}.key', f'{self.folder}/key'),
             # here an answer may be slower than any deadline of the service's
             ('lock_age 10s', 'lock_age 60s'),
             ('lock_timeout 10s', 'lock_timeout 60s'),
         ]:
             assert block.count(there) == 1, there
             block = block.replace(there, here)
+        authority = trustme.CA()
+        issued = authority.issue_cert(NAME, '127.0.0.1')
+        (self.folder / 'certificate').write_bytes(issued.cert_chain_pems[0].bytes())
+        (self.folder / 'key').write_bytes(issued.private_key_pem.bytes())
         conf = self.folder / 'conf'
         conf.write_text(AROUND.format(folder=self.folder, block=block))
         self.start('-c', str(conf), '-e', 'stderr')
+        self.context = ssl.create_default_context()
+        authority.configure_trust(self.context)
         self.client = httpx.Client(
-            base_url=f'http://127.0.0.1:{self.port}', timeout=DEADLINE_S, limits=ONE_REQUEST
+            base_url=f'https://127.0.0.1:{self.port}',
+            headers={'Host': NAME},
+            verify=self.context,
+            timeout=DEADLINE_S,
+            limits=ONE_REQUEST,
         )
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -89,7 +108,7 @@ def start_proxy(start_api: Callable[..., ApiProcess]) -> Iterator[Callable[[ApiP
     started: list[Proxy] = []
 
     def start(api: ApiProcess) -> Proxy:
-        started.append(Proxy(api))
+        started.append(Proxy(api.port))
         return started[-1]
 
     yield start
@@ -123,6 +142,21 @@ def held_up(rows: Rows) -> Iterator[None]:
     with rows.connection.transaction():
         rows.connection.execute('lock table benefit_usage')
         yield
+
+
+def assert_away(answer: httpx.Response) -> None:
+    """Look at what nginx answers in the name of a service that is not there."""
+    assert answer.status_code == 503
+    assert answer.headers['content-type'] == 'application/problem+json'
+    assert answer.headers['cache-control'] == 'no-store'
+    assert int(answer.headers['retry-after']) > 0
+    assert answer.json() == {
+        'type': 'about:blank',
+        'title': 'Service Unavailable',
+        'status': 503,
+        'detail': 'The service cannot be reached now; try again after the seconds in Retry-After.',
+        'requestId': answer.headers['x-request-id'],
+    }
 
 
 def test_identical_requests_at_once_are_one_for_the_api(
@@ -198,7 +232,7 @@ def test_outage_gives_what_is_kept_and_keeps_no_error(
     assert proxy.get(INACTIVE).status_code == 200
     api.stop()
     assert proxy.get(TOP).content == kept.content
-    assert proxy.get('/venues/2/inactivity-periods').status_code == 502
+    assert_away(proxy.get('/venues/2/inactivity-periods'))
 
 
 @pytest.fixture(scope='module')
@@ -217,7 +251,7 @@ def pair(
             {'DATABASE_URL': url, 'API_CORS_ORIGINS': 'https://a.example,https://b.example'},
         )
         try:
-            with Proxy(api) as proxy:
+            with Proxy(api.port) as proxy:
                 yield api, proxy
         finally:
             api.stop()
@@ -236,7 +270,7 @@ def test_what_is_about_a_person_or_an_error_reaches_the_api_every_time(
     [etag] = {proxy.get(AVAILABLE).headers['etag']}
     assert proxy.get(AVAILABLE, If_None_Match=etag).status_code == 304
     assert 'status=304' in asked(api)[-1]
-    assert proxy.get('/ready').status_code == 200
+    assert proxy.get('/openapi.json').status_code == 200
 
 
 def test_answer_that_is_kept_serves_every_client(pair: tuple[ApiProcess, Proxy]) -> None:
@@ -316,3 +350,85 @@ def test_tokens_keep_everything_out_of_the_cache(
         assert answer.headers['cache-control'].startswith('private')
         assert proxy.get(f'{TOP}?{PAST}').status_code == 401
         assert len(asked(api)) == times * 2
+
+
+def test_without_tls_there_is_only_the_way_to_tls(pair: tuple[ApiProcess, Proxy]) -> None:
+    api, proxy = pair
+    before = api.output()
+    for path in (AVAILABLE, '/metrics', '/docs'):
+        answer = httpx.get(proxy.plain_url + path, headers={'Host': NAME})
+        assert answer.status_code == 308
+        assert answer.headers['location'] == f'https://{NAME}{path}'
+    assert api.output() == before
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        *('/metrics', '/live', '/ready', '/metrics?x=1', '/%6Detrics', '//metrics', '/x/../live'),
+        *('/metrics/', '/ready//', '/Metrics', '/metrics%2F', '/metrics;x', '/live%00'),
+    ],
+)
+def test_what_is_for_operators_is_not_handed_to_the_world(
+    pair: tuple[ApiProcess, Proxy], path: str
+) -> None:
+    _, proxy = pair
+    # httpx would tidy the path up
+    connection = http.client.HTTPSConnection('127.0.0.1', proxy.port, context=proxy.context)
+    with closing(connection):
+        connection.request('GET', path, headers={'Host': NAME, 'Authorization': 'Bearer x'})
+        answer = connection.getresponse()
+        assert answer.status in (400, 404)
+        told = answer.read().decode()
+    assert 'benefits_api' not in told
+    assert '"live"' not in told
+    assert '"ready"' not in told
+
+
+def test_what_is_hidden_looks_like_what_is_not_there(pair: tuple[ApiProcess, Proxy]) -> None:
+    _, proxy = pair
+    missing = proxy.get('/nowhere', X_Request_ID='mine-2')
+    for path in ('/metrics', '/live', '/ready'):
+        hidden = proxy.get(path, X_Request_ID='mine-2')
+        assert hidden.status_code == missing.status_code
+        assert hidden.json() == missing.json()
+        for name in ('content-type', 'cache-control', 'x-request-id'):
+            assert hidden.headers[name] == missing.headers[name]
+    assert proxy.client.head('/metrics').content == b''
+
+
+@pytest.mark.parametrize('listens', [False, True])
+def test_service_that_is_away_or_gives_no_answer_is_a_problem(listens: bool) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as service:
+        service.settimeout(DEADLINE_S)
+        if not listens:
+            service.close()
+        with Proxy(service.getsockname()[1] if listens else free_port()) as proxy:
+            for path in (TOP, AVAILABLE, '/docs'):
+                with ThreadPoolExecutor(1) as client:
+                    asking = client.submit(proxy.get, path, X_Request_ID='mine-3')
+                    if listens:
+                        service.accept()[0].close()
+                    assert_away(asking.result())
+                    assert asking.result().headers['x-request-id'] == 'mine-3'
+
+
+def test_errors_of_the_service_go_through_as_they_are(
+    rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
+) -> None:
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.2')
+    without_database = start_api(DATABASE_URL='host=/nowhere', API_POOL_TIMEOUT_S='0.2')
+    proxy = start_proxy(api)
+
+    def assert_the_same(path: str, status: int, api: ApiProcess, proxy: Proxy) -> None:
+        sent = {'X-Request-ID': 'mine-4'}
+        here, there = (client.get(path, headers=sent) for client in (proxy.client, api.client))
+        assert (here.status_code, here.content) == (status, there.content)
+        for name in ('content-type', 'cache-control', 'retry-after'):
+            assert here.headers.get(name) == there.headers.get(name)
+
+    assert_the_same('/nowhere', 404, api, proxy)
+    assert_the_same(f'{TOP}?x=1', 400, api, proxy)
+    with held_up(rows):
+        assert_the_same(AVAILABLE, 504, api, proxy)
+    assert_the_same(AVAILABLE, 503, without_database, start_proxy(without_database))

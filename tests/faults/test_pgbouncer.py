@@ -20,7 +20,7 @@ REPORTS = [
     '/venues/1/inactivity-periods',
 ]
 PATHS = [*REPORTS, '/ready']
-# what README tells for a pooler in transaction mode
+# what docs/configuration.md tells for a pooler in transaction mode
 TRANSACTION_MODE = {'API_SESSION_SETTINGS': 'false', 'API_PREPARE': 'false'}
 # what PgBouncer itself sets on a session for the client that it lends it to
 OF_PGBOUNCER = {

@@ -1,7 +1,6 @@
 """TLS to the database: who is not proven to be the right server gets no statement."""
 
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ from db.embedded import (
     system_folders,
     unprivileged_user,
 )
-from tests.support import ROOT, ApiProcess, clean_environment, free_port, missing, system_program
+from tests.pages import command
+from tests.support import ApiProcess, clean_environment, free_port, missing, system_program
 
 REPORT = '/venues/top-benefits'
 NAME = 'db.example.com'
-README = (ROOT / 'README.md').read_text()
 PATIENCE = {'API_POOL_TIMEOUT_S': '0.5'}
 
 
@@ -167,15 +166,13 @@ def test_certificate_for_another_name_is_refused(
     assert_refused(start_api(DATABASE_URL=url, **PATIENCE), tls_server)
 
 
-def test_self_signed_certificate_as_the_readme_makes_it(
+def test_self_signed_certificate_as_the_page_makes_it(
     binaries: None, tmp_path: Path, start_api: Callable[..., ApiProcess]
 ) -> None:
     system_program('openssl', 'openssl')
-    [command] = re.findall(r'^openssl req .*$', README, re.MULTILINE)
-    assert NAME in command
-    subprocess.run(
-        shlex.split(command), cwd=tmp_path, env=clean_environment(), check=True, capture_output=True
-    )
+    words = shlex.split(command('openssl req '))
+    assert f'/CN={NAME}' in words
+    subprocess.run(words, cwd=tmp_path, env=clean_environment(), check=True, capture_output=True)
     certificate = tmp_path / 'server.crt'
     files = [certificate.read_bytes(), (tmp_path / 'server.key').read_bytes()]
     with TlsServer(*files) as own_server:
@@ -186,8 +183,8 @@ def test_self_signed_certificate_as_the_readme_makes_it(
             psycopg.connect(url)
 
 
-def test_url_of_the_readme_is_what_is_tested_here(tls_server: TlsServer) -> None:
-    [url] = re.findall(r'^DATABASE_URL=\'(.*sslmode.*)\'', README, re.MULTILINE)
+def test_url_of_the_page_is_what_is_tested_here(tls_server: TlsServer) -> None:
+    url = command("DATABASE_URL='").split("'")[1]
     tested = psycopg.conninfo.conninfo_to_dict(tls_server.tls_url(Path('/etc/x.crt')))
     told = psycopg.conninfo.conninfo_to_dict(url)
     assert told['sslmode'] == tested['sslmode']

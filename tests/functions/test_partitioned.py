@@ -1,7 +1,6 @@
 """The reports on uses partitioned by month: the same answers, and what the plans do not read."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from db.embedded import EmbeddedServer
 from tests.functions.test_plans import Plan, Plans
+from tests.pages import blocks
 from tests.support import ROOT, clean_environment, cloned, program, run, run_function
 
 # Fourteen months. Benefits of one venue are used every day, twice a week, or hardly ever
@@ -54,7 +54,6 @@ values (1, 4, '2023-06-02'), (1, 5, '2024-06-20');
 
 vacuum (analyze) venue, person, benefit, benefit_usage
 """
-README = (ROOT / 'README.md').read_text()
 VENUE = 1
 MOMENT = '2024-07-01 12:00+00'
 # a month's first moment and the one before it, the first and last uses, and far from any
@@ -100,8 +99,8 @@ def answers(connection: psycopg.Connection) -> list[str]:
 def database(
     server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    """Return a database that the README's statements have partitioned."""
-    [statements] = re.findall(r'^```sql\n(begin;\n.*?)^```$', README, re.MULTILINE | re.DOTALL)
+    """Return a database that the statements of docs/scaling.md have partitioned."""
+    [statements] = blocks('sql', ROOT / 'docs' / 'scaling.md')
     script = tmp_path_factory.mktemp('partitioned') / 'script.sql'
     script.write_text(statements)
     with cloned(server) as url, psycopg.connect(url, autocommit=True) as connection:

@@ -1,7 +1,6 @@
 """The OpenAPI document tells the truth about the routes, the problems and every answer."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,8 @@ from api.app import REPORTS, create_app
 from api.config import Settings
 from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS
-from tests.support import ROOT, ApiProcess
+from tests.pages import tables
+from tests.support import ApiProcess
 
 DOCUMENT = json.loads(OPENAPI.read_text())
 
@@ -98,10 +98,9 @@ def test_type_of_a_problem_leads_to_its_meaning(api: ApiProcess, kind: str) -> N
     }
 
 
-def test_readme_has_the_table_of_problems() -> None:
-    readme = (ROOT / 'README.md').read_text()
-    rows = re.findall(r'^\| (\d{3}) \| `([\w-]+)` \| (.+) \|$', readme, re.MULTILINE)
-    assert rows == [(str(row[0]), kind, row[2]) for kind, row in PROBLEMS.items()]
+def test_table_of_problems_is_that_of_the_code() -> None:
+    rows = [[str(row[0]), f'`{kind}`', row[2]] for kind, row in PROBLEMS.items()]
+    assert tables()['status'] == rows
 
 
 def test_running_server_keeps_to_the_document(api: ApiProcess, tmp_path: Path) -> None:

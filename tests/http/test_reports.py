@@ -181,7 +181,7 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     assert len(statements) == len(timestamps) + 1
     assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
     assert {text for _, text in statements} == {
-        '/* top_benefits.sql */ with /* top_benefits.sql */ params as not materialized ('
+        '/* top_benefits.sql */ with /* top_benefits.sql */ params as ('
     }
 
 

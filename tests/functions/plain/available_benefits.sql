@@ -1,7 +1,7 @@
 -- name: available_benefits(venue_id, person_id, timestamp)^
 -- The plain form of available_benefits, and the oracle that it is compared with: it reads all of the
 -- person's uses.
-with params as not materialized (
+with params as (
     select
         :venue_id::bigint as venue_id,
         :person_id::bigint as person_id,

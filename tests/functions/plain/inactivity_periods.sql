@@ -1,7 +1,7 @@
 -- name: inactivity_periods(venue_id, timestamp)^
 -- The plain form of inactivity_periods, and the oracle that it is compared with: it looks at every use in
 -- the window and the one before it.
-with params as not materialized (
+with params as (
     select
         :venue_id::bigint as venue_id,
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of

@@ -1,6 +1,6 @@
 -- name: top_benefits(timestamp)^
 -- The plain form of top_benefits, and the oracle that it is compared with: it groups all uses in the window.
-with params as not materialized (
+with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
@@ -24,30 +24,30 @@ ranked as (
         rank() over (
             partition by benefit."venueId"
             order by counted.usage_count desc, counted.benefit_id asc
-        ) as place
+        ) as rank_in_venue
     from counted
     inner join benefit on counted.benefit_id = benefit.id
 ),
 
-listed as (
+top as (
     select
         ranked.venue_id,
         json_agg(
             json_build_object('benefitId', ranked.benefit_id, 'usageCount', ranked.usage_count)
-            order by ranked.place
+            order by ranked.rank_in_venue
         ) as found
     from ranked
-    where ranked.place <= 3
+    where ranked.rank_in_venue <= 3
     group by ranked.venue_id
 )
 
 select
     coalesce(
         json_agg(
-            json_build_object('venueId', venue.id, 'topBenefits180Days', coalesce(listed.found, '[]'))
+            json_build_object('venueId', venue.id, 'topBenefits180Days', coalesce(top.found, '[]'))
             order by venue.id
         ),
         '[]'
     ) as body
 from venue
-left join listed on venue.id = listed.venue_id;
+left join top on venue.id = top.venue_id;

@@ -1,0 +1,59 @@
+"""The pages that people read: README, docs/ and db/README.md, with what tests look for in them."""
+
+import re
+from pathlib import Path
+
+from tests.support import ROOT
+
+PATHS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'db' / 'README.md']
+PAGES = {path: path.read_text() for path in PATHS}
+BASE = 'http://127.0.0.1:8000'
+
+
+def blocks(language: str, *paths: Path) -> list[str]:
+    """Return the code blocks of a language; by default, of all pages."""
+    pattern = rf'^```{language}\n(.*?)^```$'
+    return [
+        block
+        for path in paths or PATHS
+        for block in re.findall(pattern, PAGES[path], re.MULTILINE | re.DOTALL)
+    ]
+
+
+def commands(*paths: Path) -> list[str]:
+    """Return the shell's commands without comments, one each; by default, of all pages."""
+    text = '\n'.join(blocks('sh', *paths)).replace('\\\n', ' ')
+    return [re.sub(r' +#.*', '', line) for line in text.splitlines() if line]
+
+
+def command(beginning: str) -> str:
+    """Return the only command that begins like this."""
+    [found] = [line for line in commands() if line.startswith(beginning)]
+    return found
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """Return every table's rows, as cells, by the first column's title, up to a comma."""
+    found = {}
+    for text in PAGES.values():
+        for title, rows in re.findall(
+            r'^\|([^\n|]*)\|[^\n]*\n\| ---[^\n]*\n((?:\|[^\n]*\n)+)', text, re.MULTILINE
+        ):
+            name = title.partition(',')[0].strip()
+            assert name not in found, title
+            found[name] = [
+                [cell.strip() for cell in row.strip('|').split('|')] for row in rows.splitlines()
+            ]
+    return found
+
+
+def names(text: str) -> list[str]:
+    """Return what stands in backquotes."""
+    return re.findall(r'`([^`\n]+)`', text)
+
+
+def anchors(text: str) -> set[str]:
+    """Return where links into a page can lead, as GitHub names its headings."""
+    prose = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r'^#+ (.+)$', prose, re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api import OPENAPI
 from api.config import Settings
 from tests.faults.load import PATHS, Load
-from tests.support import ApiProcess, metric, wait_for
+from tests.support import ApiProcess, client_of_each_worker, metric, wait_for
 
 ROUTES = {
     PATHS[0]: '/venues/top-benefits',
@@ -35,6 +35,15 @@ def requests(route: str, status: int) -> tuple:
     return ('http_requests_total', ('route', route), ('status', str(status)))
 
 
+def answers(found: dict[tuple, float]) -> float:
+    """Return how many answers were counted, except for scrapes."""
+    return sum(
+        value
+        for name, value in found.items()
+        if name[0] == 'http_requests_total' and ('route', '/metrics') not in name
+    )
+
+
 def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
     bad = '/venues/1/available-benefits'
@@ -44,6 +53,8 @@ def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> 
         assert len([name for name in samples(api) if name[0] == 'http_requests_total']) >= 5
         clients.wait_for(300)
     counted = Counter((asked.path, asked.status) for asked in clients.asked)
+    # what another worker counted is known here a second later
+    wait_for(lambda: answers(samples(api)) == len(clients.asked))
     found = samples(api)
     for path, route in ROUTES.items():
         assert found[requests(route, 200)] == counted[path, 200] > 0
@@ -65,13 +76,16 @@ def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable)
     idle, open_ = (f'database_connections{{state="{state}"}}' for state in ('idle', 'open'))
     wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
     # what a worker counted is not lost with it, and its connections are no longer there
+    answered = f'http_requests_total{{route="{PATHS[0]}",status="200"}}'
     assert api.get(PATHS[0]).status_code == 200
-    workers = psutil.Process(api.process.pid).children()
+    with client_of_each_worker(api) as clients:
+        wait_for(lambda: all(metric(client, answered) == 1 for client in clients.values()))
+    workers = [psutil.Process(pid) for pid in clients]
     for worker in workers:
         worker.send_signal(signal.SIGKILL)
     psutil.wait_procs(workers)
     wait_for(lambda: metric(api, 'workers_restarted_total') == 2)
-    assert metric(api, f'http_requests_total{{route="{PATHS[0]}",status="200"}}') == 1
+    assert metric(api, answered) == 1
     wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
 
 

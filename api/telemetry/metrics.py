@@ -16,11 +16,13 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from api import VERSION
+from api.telemetry.log import dropped_lines
 from api.telemetry.snapshots import Snapshots
 
 # seconds: from a quick report to the longest that a statement may take
@@ -57,6 +59,18 @@ def add_up(everyone: Iterable[Figures]) -> Figures:
     return {figure: MERGES.get(figure.metric, sum)(values) for figure, values in found.items()}
 
 
+class DroppedLines(Collector):
+    """How many lines the log could not take."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric (called by prometheus_client)."""
+        yield CounterMetricFamily(
+            'benefits_api_log_lines_dropped',
+            'Lines of the log that were not written, since nobody read it',
+            value=dropped_lines(),
+        )
+
+
 class Metrics(Collector):
     """The service's metrics; each is a member.
 
@@ -73,6 +87,7 @@ class Metrics(Collector):
         self._children: dict[tuple, MetricWrapperBase] = {}
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        self._registry.register(DroppedLines())
         common = {'namespace': 'benefits_api', 'registry': self._registry}
         self.requests = Counter(
             'http_requests', 'Answers by route and status', ['route', 'status'], **common

@@ -267,6 +267,18 @@ def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
         yield clients
 
 
+def settled_output(api: ApiProcess) -> str:
+    """Return what the API has printed, with the lines of all that it has answered so far."""
+    ids = []
+    with client_of_each_worker(api) as clients:
+        for client in clients.values():
+            ids.append(f'settled-{next(numbers)}')
+            client.get('/live', headers={'X-Request-ID': ids[-1]})
+    # a worker's lines stay in order
+    wait_for(lambda: all(f'request_id={id_} ' in api.output() for id_ in ids))
+    return api.output()
+
+
 def ports(worker: psutil.Process) -> set[int]:
     """Return the ports of a worker's clients."""
     return {connection.raddr.port for connection in worker.net_connections() if connection.raddr}

@@ -172,8 +172,9 @@ class Metrics(Collector):
         for figure, value in add_up([self._own(), *others]).items():
             samples[figure.metric].append(Sample(figure.name, dict(figure.labels), value))
         for metric in self._registry.collect():
-            metric.samples = samples[metric.name]
-            yield metric
+            if metric.name in samples:
+                metric.samples = samples[metric.name]
+                yield metric
 
     def exposition(self) -> bytes:
         """Return the metrics of all processes in Prometheus's text format."""

@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import httpx
+import psutil
 import psycopg
 import pytest
 
@@ -231,12 +232,56 @@ class ApiProcess:
         return self.process.wait(DEADLINE_S)
 
 
-def metric(api: ApiProcess, name: str) -> float:
-    """Return one of the API's metrics; 0 for one that is not there."""
-    for line in httpx.get(f'{api.url}/metrics').text.splitlines():
-        if line.startswith(f'benefits_api_{name} '):
+def metric(api: ApiProcess | httpx.Client, name: str) -> float:
+    """Return one of the API's metrics; 0 for one that is not there.
+
+    Args:
+        api: The API, of which any worker answers, or a connection to one worker.
+        name: Name and labels, with the common prefix or without.
+    """
+    if isinstance(api, httpx.Client):
+        answer = api.get('/metrics')
+    else:  # any worker's
+        answer = httpx.get(f'{api.url}/metrics', timeout=DEADLINE_S)
+    for line in answer.text.splitlines():
+        if line.removeprefix('benefits_api_').startswith(f'{name} '):
             return float(line.rsplit(' ', 1)[1])
     return 0.0
+
+
+@contextmanager
+def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
+    """Connect until every worker has a client; yields the clients by their worker's pid."""
+    workers = psutil.Process(api.process.pid).children()
+    clients: dict[int, httpx.Client] = {}
+    with ExitStack() as stack:
+        for _ in until():
+            client = stack.enter_context(httpx.Client(base_url=api.url, timeout=DEADLINE_S))
+            stream = client.get('/live').extensions['network_stream']
+            port = stream.get_extra_info('client_addr')[1]
+            [pid] = [worker.pid for worker in workers if port in ports(worker)]
+            clients.setdefault(pid, client)
+            if len(clients) == len(workers):
+                break
+        assert len(clients) == len(workers)
+        yield clients
+
+
+def settled_output(api: ApiProcess) -> str:
+    """Return what the API has printed, with the lines of all that it has answered so far."""
+    ids = []
+    with client_of_each_worker(api) as clients:
+        for client in clients.values():
+            ids.append(f'settled-{next(numbers)}')
+            client.get('/live', headers={'X-Request-ID': ids[-1]})
+    # a worker's lines stay in order
+    wait_for(lambda: all(f'request_id={id_} ' in api.output() for id_ in ids))
+    return api.output()
+
+
+def ports(worker: psutil.Process) -> set[int]:
+    """Return the ports of a worker's clients."""
+    return {connection.raddr.port for connection in worker.net_connections() if connection.raddr}
 
 
 def system_program(name: str, package: str) -> str:

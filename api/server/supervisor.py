@@ -6,7 +6,6 @@ import multiprocessing
 import signal
 import socket
 import sys
-import tempfile
 import time
 from multiprocessing.connection import wait
 from types import FrameType
@@ -29,7 +28,8 @@ from api.server.process import (
 )
 from api.server.worker import Worker
 from api.telemetry.log import configure_logging
-from api.telemetry.metrics import Metrics, forget_process, share_between_processes
+from api.telemetry.metrics import Metrics
+from api.telemetry.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,13 @@ def serve(settings: Settings) -> None:
     allow_open_files(2 * CONNECTION_LIMIT)
     return_memory()
     reports = load_reports()
-    with tempfile.TemporaryDirectory(prefix='membership-benefits-metrics-') as folder:
-        share_between_processes(folder)
-        is_checked = check_at_start(settings, reports)
-        with listen(settings) as listener:
-            host, port = listener.getsockname()[:2]
-            log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
-            if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
-                log.warning('whoever reaches this address may read the reports: no token is set')
-            Supervisor(settings, reports, listener, Metrics(), is_checked=is_checked).run()
+    is_checked = check_at_start(settings, reports)
+    with listen(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
+        if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
+            log.warning('whoever reaches this address may read the reports: no token is set')
+        Supervisor(settings, reports, listener, is_checked=is_checked).run()
 
 
 def check_at_start(settings: Settings, reports: dict[Report, Function]) -> bool:
@@ -84,7 +82,6 @@ class Supervisor:
         settings: The service's settings.
         reports: What is served, and the loaded files.
         listener: The listening socket that the workers share.
-        metrics: What is counted.
         is_checked: Whether the database was there to be checked; else that is still to be done.
     """
 
@@ -93,14 +90,15 @@ class Supervisor:
         settings: Settings,
         reports: dict[Report, Function],
         listener: socket.socket,
-        metrics: Metrics,
         *,
         is_checked: bool,
     ) -> None:
         self._settings = settings
         self._reports = reports
         self._listener = listener
-        self._metrics = metrics
+        self._worker_count = settings.workers or core_count()
+        self._snapshots = Snapshots(1 + self._worker_count)
+        self._metrics = Metrics(self._snapshots)
         self._is_checked = is_checked
         self._fork = multiprocessing.get_context('fork')
         self._signals = 0
@@ -115,8 +113,9 @@ class Supervisor:
         handle_signals(self._receive)
         try:
             while not self._signals:
-                for number in range(1, (self._settings.workers or core_count()) + 1):
+                for number in range(1, 1 + self._worker_count):
                     self._see_to(number)
+                self._metrics.publish()
                 wait([w.sentinel for w in self._workers.values()], timeout=CHECK_INTERVAL_S)
                 if not self._is_checked and not self._signals:
                     self._is_checked = check_at_start(self._settings, self._reports)
@@ -130,8 +129,7 @@ class Supervisor:
             return
         if worker:
             log.error('worker %s ended with status %s', number, worker.exitcode)
-            forget_process(worker.pid)
-            self._metrics.restarts.inc()
+            self._metrics.worker_ended(number)
             time.sleep(RESTART_PAUSE_S)
         self._start(number)
 
@@ -145,7 +143,8 @@ class Supervisor:
 
     def _work(self, number: int) -> None:
         """Be a worker (the only thing here that happens in another process)."""
-        Worker(self._settings, self._reports, self._listener, self._metrics, number).run()
+        metrics = Metrics(self._snapshots, number)
+        Worker(self._settings, self._reports, self._listener, metrics, number).run()
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1

@@ -48,6 +48,7 @@ class Worker:
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._told_to_end_at: float | None = None
         self._published_at = 0.0
+        self._metrics = metrics
         self._sessions = Sessions(settings, metrics, name=str(number))
         self._crew = Crew(settings.pool_size + settings.pool_max_waiting + SPARE_THREADS)
         application = create_app(
@@ -71,6 +72,7 @@ class Worker:
             if self._told_to_end_at is not None and self._server.is_listening:
                 self._server.stop_listening()
         self._sessions.close()
+        self._metrics.publish()
 
     def _receive_signals(self) -> None:
         for number in SIGNALS:  # a terminal sends them to all processes; the parent decides
@@ -94,7 +96,8 @@ class Worker:
         return not self._server.is_listening and not self._server.is_busy()
 
     def _publish(self) -> None:
-        """Tell the metrics how the pool is, every PUBLISHING_INTERVAL_S."""
+        """Tell the other processes how things are here, every PUBLISHING_INTERVAL_S."""
         if time.monotonic() - self._published_at > PUBLISHING_INTERVAL_S:
             self._published_at = time.monotonic()
             self._sessions.publish_figures()
+            self._metrics.publish()

@@ -1,24 +1,22 @@
 """Following a request: its id, where its time went, and how log and metrics learn of it."""
 
 import logging
+import os
 import re
-import uuid
 from time import perf_counter
 
 import falcon
-import structlog
 
+from api.telemetry.log import access_log, log_answer, request_id
 from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings
-
-log = logging.getLogger('api.access')
 
 SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
 
 
 def new_request_id() -> str:
     """Return an id for a request that brought none."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 class TracedRequest(falcon.Request):
@@ -52,8 +50,7 @@ class Tracing:
 
     def process_request(self, req: TracedRequest, _resp: falcon.Response) -> None:
         """Put the request's id into every line that is logged on its way."""
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=req.id)
+        request_id.set(req.id)
 
     def process_response(
         self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
@@ -68,7 +65,7 @@ class Tracing:
             self._metrics.problems.labels(req.problem).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
-        if log.isEnabledFor(logging.INFO):
+        if access_log.isEnabledFor(logging.INFO):
             length = resp.content_length or len(resp.render_body() or b'')
             fields = {
                 'method': req.method,
@@ -79,4 +76,6 @@ class Tracing:
                 'pool_ms': round(pool_ms, 3),
                 'database_ms': round(database_ms, 3),
             }
-            log.info('request', extra=fields | ({'problem': req.problem} if req.problem else {}))
+            log_answer(fields | ({'problem': req.problem} if req.problem else {}))
+        # what this thread does next is not for this request
+        request_id.set(None)

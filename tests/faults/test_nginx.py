@@ -17,7 +17,17 @@ import pytest
 import trustme
 
 from db.embedded import EmbeddedServer
-from tests.support import DEADLINE_S, ROOT, ApiProcess, Daemon, Rows, cloned, free_port, wait_for
+from tests.support import (
+    DEADLINE_S,
+    ROOT,
+    ApiProcess,
+    Daemon,
+    Rows,
+    cloned,
+    free_port,
+    settled_output,
+    wait_for,
+)
 
 TOP = '/venues/top-benefits'
 INACTIVE = '/venues/1/inactivity-periods'
@@ -118,7 +128,7 @@ def start_proxy(start_api: Callable[..., ApiProcess]) -> Iterator[Callable[[ApiP
 
 def asked(api: ApiProcess) -> list[str]:
     """Return the lines of the API's log about reports."""
-    return [line for line in api.output().splitlines() if 'route=/venues/' in line]
+    return [line for line in settled_output(api).splitlines() if 'route=/venues/' in line]
 
 
 def wait_until_held_up(rows: Rows) -> None:

@@ -75,7 +75,7 @@ def test_failure_is_shared_too_and_told_apart_from_a_full_pool(
     assert set(kinds(answers)) == {'statement-timeout'}
     assert metric(api, 'database_timeouts_total') < 5
     assert metric(api, 'http_problems_total{kind="statement-timeout"}') == 5
-    assert 'problem=statement-timeout' in api.output()
+    wait_for(lambda: 'problem=statement-timeout' in api.output())
 
 
 def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
@@ -109,7 +109,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
         assert int(answer.headers['retry-after']) >= 1
         assert kinds([answer]) == ['overloaded']
     assert metric(api, 'http_problems_total{kind="overloaded"}') == 2
-    assert 'problem=overloaded' in api.output()
+    wait_for(lambda: 'problem=overloaded' in api.output())
     assert httpx.get(api.url + INACTIVITY, timeout=DEADLINE_S).status_code == 200
 
 

@@ -11,7 +11,17 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, load
-from tests.support import ROOT, ApiProcess, Daemon, Rows, program, run, system_program, wait_for
+from tests.support import (
+    ROOT,
+    ApiProcess,
+    Daemon,
+    Rows,
+    program,
+    run,
+    settled_output,
+    system_program,
+    wait_for,
+)
 
 ROLE = 'membership_benefits_api'
 REPORTS = [
@@ -111,8 +121,9 @@ def assert_all_work(api: ApiProcess, own_server: EmbeddedServer) -> None:
     for path in PATHS:
         assert api.get(path).status_code == 200, path
     assert set(ask_at_once(api)) == {200}
-    assert 'level=error' not in api.output()
-    assert 'unavailable' not in api.output()
+    output = settled_output(api)
+    assert 'level=error' not in output
+    assert 'unavailable' not in output
     assert 'prepared statement' not in own_server.read_bootlog()
 
 
@@ -210,7 +221,7 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
             admin.execute('lock table benefit_usage')
             assert api.get(PATHS[0]).status_code == 504
         # 57014 is what the server said; our own patience has no code
-        assert 'statement cancelled: 57014' in api.output()
+        wait_for(lambda: 'statement cancelled: 57014' in api.output())
         assert api.get('/ready').status_code == 200
     finally:
         admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")

@@ -41,7 +41,7 @@ def test_killed_worker_is_replaced(sample_url: str, start_api: Callable) -> None
     first.kill()
     wait_for(lambda: [worker for worker in workers(api) if worker.pid != first.pid])
     assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
-    assert f'worker 1 ended with status {-signal.SIGKILL}' in api.output()
+    wait_for(lambda: f'worker 1 ended with status {-signal.SIGKILL}' in api.output())
     assert metric(api, 'workers_restarted_total') == 1
 
 

@@ -2,16 +2,18 @@
 
 import json
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import OPENAPI
 from api.config import Settings
 from tests.faults.load import PATHS, Load
-from tests.support import ApiProcess, metric, wait_for
+from tests.support import ApiProcess, client_of_each_worker, metric, system_program, wait_for
 
 ROUTES = {
     PATHS[0]: '/venues/top-benefits',
@@ -35,6 +37,15 @@ def requests(route: str, status: int) -> tuple:
     return ('http_requests_total', ('route', route), ('status', str(status)))
 
 
+def answers(found: dict[tuple, float]) -> float:
+    """Return how many answers were counted, except for scrapes."""
+    return sum(
+        value
+        for name, value in found.items()
+        if name[0] == 'http_requests_total' and ('route', '/metrics') not in name
+    )
+
+
 def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
     bad = '/venues/1/available-benefits'
@@ -44,6 +55,8 @@ def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> 
         assert len([name for name in samples(api) if name[0] == 'http_requests_total']) >= 5
         clients.wait_for(300)
     counted = Counter((asked.path, asked.status) for asked in clients.asked)
+    # what another worker counted is known here a second later
+    wait_for(lambda: answers(samples(api)) == len(clients.asked))
     found = samples(api)
     for path, route in ROUTES.items():
         assert found[requests(route, 200)] == counted[path, 200] > 0
@@ -65,14 +78,44 @@ def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable)
     idle, open_ = (f'database_connections{{state="{state}"}}' for state in ('idle', 'open'))
     wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
     # what a worker counted is not lost with it, and its connections are no longer there
+    answered = f'http_requests_total{{route="{PATHS[0]}",status="200"}}'
     assert api.get(PATHS[0]).status_code == 200
-    workers = psutil.Process(api.process.pid).children()
+    with client_of_each_worker(api) as clients:
+        wait_for(lambda: all(metric(client, answered) == 1 for client in clients.values()))
+    workers = [psutil.Process(pid) for pid in clients]
     for worker in workers:
         worker.send_signal(signal.SIGKILL)
     psutil.wait_procs(workers)
     wait_for(lambda: metric(api, 'workers_restarted_total') == 2)
-    assert metric(api, f'http_requests_total{{route="{PATHS[0]}",status="200"}}') == 1
+    assert metric(api, answered) == 1
     wait_for(lambda: metric(api, idle) == metric(api, open_) == 6)
+
+
+def test_processes_are_added_up(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    parent = psutil.Process(api.process.pid)
+    processes = [parent, *parent.children()]
+    [worker, _] = parent.children()
+    worker.rlimit(psutil.RLIMIT_NOFILE, (1000, 1000))
+    wait_for(lambda: metric(api, 'process_max_fds') == 1000)
+    found = samples(api)
+    assert found['process_start_time_seconds',] == pytest.approx(parent.create_time(), abs=1)
+    files = sum(process.num_fds() for process in processes)
+    assert found['process_open_fds',] == pytest.approx(files, abs=len(processes) * 10)
+    memory = sum(process.memory_info().rss for process in processes)
+    assert found['process_resident_memory_bytes',] == pytest.approx(memory, rel=0.5)
+    most_s = sum(sum(process.cpu_times()[:2]) for process in processes)
+    assert 0 < found['process_cpu_seconds_total',] <= most_s
+
+
+def test_promtool_finds_nothing(api: ApiProcess) -> None:
+    assert {api.get(path).status_code for path in PATHS} == {200}
+    assert api.get('/nowhere').status_code == 404
+    scraped = api.get('/metrics').content
+    assert b'process_cpu_seconds_total' in scraped
+    command = [system_program('promtool', 'prometheus'), 'check', 'metrics']
+    checked = subprocess.run(command, input=scraped, capture_output=True, check=False)
+    assert (checked.stdout, checked.stderr, checked.returncode) == (b'', b'', 0)
 
 
 def test_build_is_named(api: ApiProcess) -> None:
@@ -84,8 +127,8 @@ def test_build_is_named(api: ApiProcess) -> None:
 def test_refused_http_counts_too(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url)
     assert api.get('/live', headers={'x': 'y' * 20_000}).status_code == 431
-    assert metric(api, 'http_requests_total{route="-",status="431"}') == 1
-    assert metric(api, 'http_problems_total{kind="headers-too-large"}') == 1
+    wait_for(lambda: metric(api, 'http_requests_total{route="-",status="431"}') == 1)
+    wait_for(lambda: metric(api, 'http_problems_total{kind="headers-too-large"}') == 1)
 
 
 def test_plain_wsgi_has_metrics_of_its_own(sample_url: str) -> None:

@@ -1,12 +1,15 @@
 """A request can be followed: X-Request-ID, Server-Timing and the access log."""
 
 import json
+import logging
 import re
 from collections.abc import Callable
 
 import pytest
 
-from tests.support import ApiProcess, Rows, until, wait_for
+from api.config import Settings
+from api.telemetry.log import RENDERERS, LineFormatter
+from tests.support import ApiProcess, Rows, settled_output, until, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'
@@ -72,7 +75,7 @@ def test_access_log_has_one_line_with_everything_but_who(api: ApiProcess) -> Non
     assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z', fields['timestamp'])
     assert 'personId' not in line
     assert '2024-07-01' not in line
-    assert api.output().count('request_id=log-1 ') == 1
+    assert settled_output(api).count('request_id=log-1 ') == 1
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,52 @@ def test_log_level_silences_the_access_log(
     assert 'event=request' not in api.output()
 
 
+def test_what_a_thread_does_after_an_answer_is_not_for_its_request(sample_url: str) -> None:
+    import falcon.testing  # noqa: PLC0415
+
+    from api.app import create_app  # noqa: PLC0415
+
+    client = falcon.testing.TestClient(create_app(Settings(database_url=sample_url)))
+    for path in ('/live', '/nowhere', TOP):
+        client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
+        line = LineFormatter(RENDERERS['logfmt']).format(logging.makeLogRecord({'msg': 'later'}))
+        assert 'event=later' in line
+        assert 'answered-1' not in line
+
+
+@pytest.mark.parametrize(
+    ('value', 'written'),
+    [
+        ('plain', 'plain'),
+        (0.5, '0.5'),
+        ('two words', '"two words"'),
+        ('a=b', '"a=b"'),
+        ('a "b"', r'"a \"b\""'),
+        ('C:\\temp', 'C:\\temp'),
+        ('C:\\my temp', r'"C:\\my temp"'),
+        ('one\ntwo', r'one\ntwo'),
+        ('', ''),
+        (None, ''),
+    ],
+)
+def test_logfmt_quotes_what_would_be_misread(value: object, written: str) -> None:
+    record = logging.makeLogRecord({'msg': 'it', 'levelname': 'INFO', 'value': value})
+    line = LineFormatter(RENDERERS['logfmt']).format(record)
+    assert re.fullmatch(r'timestamp=\S+Z level=info event=it value=(.*)', line)[1] == written
+
+
+def test_traceback_is_one_line(sample_url: str) -> None:
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError as ex:
+        record = logging.makeLogRecord({'msg': 'it', 'exc_info': (type(ex), ex, ex.__traceback__)})
+    in_json = json.loads(LineFormatter(RENDERERS['json']).format(record))
+    assert in_json['exception'].startswith('Traceback (most recent call last):\n  File ')
+    assert in_json['exception'].endswith('\nZeroDivisionError: division by zero')
+    in_logfmt = LineFormatter(RENDERERS['logfmt']).format(record)
+    assert in_logfmt.endswith(r'\nZeroDivisionError: division by zero"')
+
+
 def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -125,7 +174,7 @@ def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
     answer = api.get(TOP, headers={'X-Request-ID': 'fails-1'})
     assert answer.status_code == 500
     assert answer.json()['requestId'] == 'fails-1'
-    access_line(api, 'fails-1')
+    access_line(api, 'fails-1')  # the last of the request's
     errors = [line for line in api.output().splitlines() if 'level=error' in line]
     assert len(errors) == 1
     assert 'request_id=fails-1' in errors[0]

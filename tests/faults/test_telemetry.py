@@ -1,0 +1,273 @@
+"""What is told about the service costs it nothing that a client would notice, whatever happens."""
+
+import fcntl
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from api.http.problems import PROBLEMS
+from api.telemetry.metrics import Metrics
+from api.telemetry.snapshots import HALF_BYTES, Snapshots
+from api.telemetry.stderr import MAX_WAITING
+from tests.faults.load import PATHS, Load
+from tests.support import (
+    DEADLINE_S,
+    ROOT,
+    clean_environment,
+    client_of_each_worker,
+    is_listening,
+    metric,
+    missing,
+    wait_for,
+)
+
+PIPE_BYTES = 4096
+WHOLE_LINE = re.compile(rb'timestamp=\S+Z level=\w+ event=.*')
+
+
+class PipedApi:
+    """An API process whose log goes to a small pipe.
+
+    Attributes:
+        process: The process.
+        url: Where it answers.
+        lines: What was read of the pipe.
+    """
+
+    def __init__(self, database_url: str, port: int, workers: str) -> None:
+        self._reading, writing = os.pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        settings = {'DATABASE_URL': database_url, 'API_PORT': str(port), 'API_WORKERS': workers}
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'api'],
+            cwd=ROOT,
+            env=clean_environment() | settings,
+            stderr=writing,
+        )
+        os.close(writing)
+        self.url = f'http://127.0.0.1:{port}'
+        self.lines: list[bytes] = []
+        wait_for(lambda: is_listening(port))
+
+    def read(self) -> threading.Thread:
+        """Begin to read the pipe to its end."""
+        thread = threading.Thread(target=self._read)
+        thread.start()
+        return thread
+
+    def _read(self) -> None:
+        with os.fdopen(self._reading, 'rb') as pipe:
+            for line in pipe:
+                self.lines.append(line.removesuffix(b'\n'))
+
+
+@pytest.fixture
+def start_piped(sample_url: str, unused_port: int) -> Iterator[Callable[[str], PipedApi]]:
+    """Return a function that starts an API process with a number of workers."""
+    started: list[PipedApi] = []
+
+    def start(workers: str) -> PipedApi:
+        started.append(PipedApi(sample_url, unused_port, workers))
+        return started[-1]
+
+    yield start
+    for api in started:
+        if api.process.poll() is None:
+            for worker in psutil.Process(api.process.pid).children():
+                worker.kill()
+        api.process.kill()
+        api.process.wait(DEADLINE_S)
+
+
+def test_log_that_nobody_reads_is_dropped_and_counted(start_piped: Callable) -> None:
+    api = start_piped('1')
+    with Load(api.url, lambda _: '/live', clients=8) as clients:
+        wait_for(lambda: clients.wait_for(500) or metric(api, 'log_lines_dropped_total') > 100)
+    assert len(clients.asked) > MAX_WAITING
+    assert {asked.status for asked in clients.asked} == {200}
+    # the parent's own lines are no reason to wait either
+    [worker] = psutil.Process(api.process.pid).children()
+    dropped = metric(api, 'log_lines_dropped_total')
+    reader = api.read()
+    [told] = wait_for(lambda: found(rb'level=warning event="(\d+) lines of the log', api.lines))
+    assert int(told) == metric(api, 'log_lines_dropped_total') >= dropped
+    api.process.send_signal(signal.SIGTERM)
+    assert api.process.wait(DEADLINE_S) == 0
+    reader.join(DEADLINE_S)
+    # all that was not dropped is there, in whole lines
+    requests = found(rb'(event=request) ', api.lines)
+    assert len(requests) + int(told) > len(clients.asked)
+    assert [line for line in api.lines if not WHOLE_LINE.fullmatch(line)] == []
+    assert worker
+
+
+def found(pattern: bytes, lines: list[bytes]) -> list[bytes]:
+    """Return the only group of a pattern, of each line that has it."""
+    return re.findall(pattern, b'\n'.join(lines))
+
+
+def test_log_that_nobody_reads_keeps_no_process_alive_and_none_from_being_replaced(
+    start_piped: Callable,
+) -> None:
+    api = start_piped('1')
+    with Load(api.url, lambda _: '/live', clients=8) as clients:
+        clients.wait_for(1000)
+        [worker] = psutil.Process(api.process.pid).children()
+        worker.kill()
+        wait_for(lambda: metric(api, 'workers_restarted_total') == 1)
+        clients.wait_for(1000)
+    api.process.send_signal(signal.SIGTERM)
+    assert api.process.wait(DEADLINE_S) == 0
+
+
+def test_lines_of_two_workers_are_not_mixed(start_piped: Callable) -> None:
+    api = start_piped('2')
+    reader = api.read()
+    with Load(api.url, clients=8) as clients:
+        clients.wait_for(1500)
+    api.process.send_signal(signal.SIGTERM)
+    assert api.process.wait(DEADLINE_S) == 0
+    reader.join(DEADLINE_S)
+    answered = [asked for asked in clients.asked if asked.status]
+    assert len(found(rb'(event=request) ', api.lines)) == len(answered)
+    assert [line for line in api.lines if not WHOLE_LINE.fullmatch(line)] == []
+
+
+def test_service_without_a_standard_error_has_no_log(sample_url: str, unused_port: int) -> None:
+    settings = {'DATABASE_URL': sample_url, 'API_PORT': str(unused_port), 'API_WORKERS': '1'}
+    process = subprocess.Popen(
+        ['sh', '-c', 'exec "$0" -m api 2>&-', sys.executable],
+        cwd=ROOT,
+        env=clean_environment() | settings,
+    )
+    try:
+        wait_for(lambda: is_listening(unused_port))
+        for path in PATHS:
+            url = f'http://127.0.0.1:{unused_port}{path}'
+            assert httpx.get(url, timeout=DEADLINE_S).status_code == 200
+        for one in [*psutil.Process(process.pid).children(), process]:
+            assert Path(f'/proc/{one.pid}/fd/2').readlink() == Path(os.devnull)
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+
+
+@contextmanager
+def small_file_system(folder: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB; yields where."""
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        missing('no right to mount a file system on this machine')
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def test_full_temporary_folder_is_nothing_to_the_metrics(
+    sample_url: str, start_api: Callable, tmp_path: Path
+) -> None:
+    with small_file_system(tmp_path / 'small') as folder:
+        api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', TMPDIR=str(folder))
+        workers = {worker.pid for worker in psutil.Process(api.process.pid).children()}
+        with (folder / 'filling').open('wb', buffering=0) as file:
+            while os.statvfs(folder).f_bfree:
+                file.write(bytes(4096))
+        for path in [*PATHS, '/live', '/ready', '/docs/', '/openapi.json', '/nowhere']:
+            for _ in range(20):
+                answer = httpx.get(api.url + path, timeout=DEADLINE_S)
+                assert answer.status_code == (404 if path == '/nowhere' else 200)
+        assert {worker.pid for worker in psutil.Process(api.process.pid).children()} == workers
+        assert [file.name for file in folder.iterdir()] == ['filling']
+        api.stop()
+
+
+def test_killed_workers_take_no_counts_with_them(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_POOL_MIN_SIZE='3')
+    parent = psutil.Process(api.process.pid)
+    counts = (f'http_requests_total{{route="{PATHS[0]}",status="200"}}',)
+    counts += (f'http_request_duration_seconds_count{{route="{PATHS[0]}"}}',)
+    lengths = []
+    for number in range(1, 6):
+        with client_of_each_worker(api) as clients:
+            [one, other] = clients.values()
+            assert one.get(PATHS[0]).status_code == 200
+            wait_for(lambda other=other: metric(other, counts[0]) == number)  # noqa: B023
+            lengths.append(len(other.get('/metrics').text.splitlines()))
+            cpu_s = metric(other, 'process_cpu_seconds_total')
+            [killed, _] = clients
+        psutil.Process(killed).kill()
+        wait_for(lambda: metric(api, 'workers_restarted_total') == number)  # noqa: B023
+        wait_for(lambda: len(parent.children()) == 2)
+        assert {metric(api, count) for count in counts} == {number}
+        assert metric(api, 'process_cpu_seconds_total') >= cpu_s
+        for state in ('open', 'idle'):
+            name = f'database_connections{{state="{state}"}}'
+            wait_for(lambda name=name: metric(api, name) == 6)
+    assert len(set(lengths[1:])) == 1
+
+
+def write_for_ever(snapshots: Snapshots) -> None:
+    """Write snapshots of one byte each, one after the other."""
+    number = 0
+    while True:
+        number += 1
+        snapshots.write(1, bytes([number % 256]) * (HALF_BYTES // 2))
+
+
+def test_snapshot_is_whole_while_it_is_written_and_after_its_writer_was_killed() -> None:
+    snapshots = Snapshots(2)
+    seen = set()
+    for _ in range(5):
+        writer = multiprocessing.get_context('fork').Process(
+            target=write_for_ever, args=[snapshots]
+        )
+        writer.start()
+        before = len(seen)
+        while len(seen) < before + 20:
+            snapshot = snapshots.read(1)
+            assert len(set(snapshot)) <= 1
+            seen.add((writer.pid, snapshot[:1]))
+        writer.kill()
+        writer.join()
+        assert len(set(snapshots.read(1))) == 1
+    assert snapshots.read(0) == b''
+
+
+def test_snapshot_that_does_not_fit_leaves_the_one_before() -> None:
+    snapshots = Snapshots(2)
+    snapshots.write(0, b'neighbour')
+    snapshots.write(1, b'before')
+    snapshots.write(1, bytes(HALF_BYTES))
+    assert (snapshots.read(0), snapshots.read(1)) == (b'neighbour', b'before')
+
+
+def test_all_labels_that_there_can_be_fit_into_a_snapshot() -> None:
+    snapshots = Snapshots(2)
+    metrics = [Metrics(snapshots, slot) for slot in range(2)]
+    # each of more routes than there are, with each status that anything here answers with
+    statuses = {200, 204, 206, 304, 416, *(kind.status for kind in PROBLEMS.values())}
+    for route in range(20):
+        for status in statuses:
+            metrics[1].observe(f'/a/route/as-long-as/the-longest/{route}', status, 1.5, 1.5)
+    for kind in PROBLEMS:
+        metrics[1].problems.labels(kind).inc()
+    metrics[1].publish()
+    assert 0 < len(snapshots.read(1)) < HALF_BYTES / 2
+    ours, theirs = (one.exposition().decode().splitlines() for one in metrics)
+    # all but the figures of the two processes, which are one here
+    assert [line for line in ours if 'process_' not in line] == [
+        line for line in theirs if 'process_' not in line
+    ]

@@ -1,11 +1,10 @@
 """A worker process: answers requests until it is told to end, then finishes what it has begun."""
 
 import logging
-import multiprocessing
-import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from api.app import create_app
 from api.config import Settings
@@ -43,8 +42,6 @@ class Worker:
         metrics: Metrics,
         number: int,
     ) -> None:
-        # without it, nobody is left who could end this process
-        self._parent = multiprocessing.parent_process().pid
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._told_to_end_at: float | None = None
         self._published_at = 0.0
@@ -59,14 +56,18 @@ class Worker:
         )
         self._server = HttpServer(application, listener, self._crew, settings, metrics)
 
-    def run(self) -> None:
-        """Serve until SIGTERM, or until the parent is gone, and as long as answers need then."""
+    def run(self, beat: Callable[[], bool]) -> None:
+        """Serve until SIGTERM, or until the parent is gone, and as long as answers need then.
+
+        Args:
+            beat: Gives a sign of life to the parent, and tells whether that is there.
+        """
         self._receive_signals()
         self._sessions.open()
         while not self._has_ended():
             self._crew.watch(self._server.run_once)
             self._publish()
-            if os.getppid() != self._parent:
+            if not beat():  # nobody is left who could end this process
                 self._end()
             if self._told_to_end_at is not None and self._server.is_listening:
                 self._server.stop_listening()

@@ -2,9 +2,9 @@
 
 **What is final.** PostgreSQL says by a code why it refuses a statement: for what that is (FINAL),
 which passes only when somebody changes the database, or for the moment, such as a lock, a restart,
-a lack of resources. For a connection that fails libpq has no code, only a text in the server's language.
-So no such failure is final, not even a wrong password: a service must come up before its database
-does, and a role or its password may be made a moment later. The reason is told at once.
+a lack of resources. For a connection that fails libpq has no code, only a text in the server's
+language. So no such failure is final, not even a wrong password: a service must come up before its
+database does, and a role or its password may be made a moment later. The reason is told at once.
 """
 
 from collections.abc import Iterable

@@ -43,7 +43,9 @@ class Worker:
         number: int,
     ) -> None:
         self._shutdown_timeout_s = settings.shutdown_timeout_s
+        self._number = number
         self._told_to_end_at: float | None = None
+        self._is_stopping = False
         self._published_at = 0.0
         self._sessions = Sessions(settings, metrics, name=str(number))
         self._crew = Crew(settings.pool_size + settings.pool_max_waiting + SPARE_THREADS)
@@ -70,7 +72,7 @@ class Worker:
             if not beat():  # nobody is left who could end this process
                 self._end()
             if self._told_to_end_at is not None and self._server.is_listening:
-                self._server.stop_listening()
+                self._stop_listening()
         self._sessions.close()
 
     def _receive_signals(self) -> None:
@@ -84,6 +86,14 @@ class Worker:
         """Begin to end; called once or more often."""
         if self._told_to_end_at is None:
             self._told_to_end_at = time.monotonic()
+
+    def _stop_listening(self) -> None:
+        """Begin to stop listening; called until that is done."""
+        if not self._is_stopping:  # not where the signal is handled, amid other lines
+            self._is_stopping = True
+            in_progress = self._server.in_progress()
+            log.info('worker %s stopping, requests in progress: %s', self._number, in_progress)
+        self._server.stop_listening()
 
     def _has_ended(self) -> bool:
         """Tell whether all that had begun is done, or the time for it is over."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psycopg
@@ -179,6 +180,29 @@ def test_cancelled_statement_is_not_tried_again(
     assert found[0].status_code == 504
     assert found[0].json()['type'] == '/docs/problems/statement-timeout'
     assert 'benefits_api_database_retries_total 0.0' in api.get('/metrics').text
+
+
+def test_statement_that_ends_a_deadlock_runs_again(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    database = psycopg.conninfo.conninfo_to_dict(database_url)['dbname']
+    # time enough for the other one to wait too, before the service's session looks for a deadlock
+    rows.connection.execute(f"alter database {database} set deadlock_timeout = '5s'")
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='60')
+    waiting = (
+        'select relation::regclass::text from pg_locks where granted and pid ='
+        " (select pid from pg_locks where relation = 'benefit_usage'::regclass and not granted)"
+        " and relation in ('venue'::regclass, 'benefit'::regclass)"
+    )
+    with psycopg.connect(database_url) as other, ThreadPoolExecutor() as clients:
+        other.execute("set deadlock_timeout = '1h'")
+        other.execute('lock table benefit_usage')
+        asking = clients.submit(api.get, REPORT)
+        [held] = wait_for(lambda: rows.connection.execute(waiting).fetchone())
+        other.execute(f'lock table {held}')  # which each of them waits for the other to give up
+        other.rollback()
+        assert asking.result().status_code == 200
+    assert metric(api, 'database_retries_total') == 1
 
 
 def test_server_that_stops_answering_holds_no_request_for_ever(

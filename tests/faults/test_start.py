@@ -20,9 +20,9 @@ from tests.support import (
     DEADLINE_S,
     ROOT,
     ApiProcess,
+    GuardedServer,
     Rows,
     clean_environment,
-    free_port,
     locked_uses,
     wait_for,
 )
@@ -216,33 +216,12 @@ def test_database_without_an_encoding_is_refused(server: EmbeddedServer) -> None
             admin.execute('drop database no_encoding with (force)')
 
 
-class GuardedServer(EmbeddedServer):
-    """A server on a port of this machine that asks for passwords, and lets in not everybody."""
-
-    def __init__(self) -> None:
-        super().__init__(listen_addresses='127.0.0.1', password_encryption='scram-sha-256')
-
-    def prestart(self) -> None:
-        """Choose a port (called by the base class)."""
-        self.settings['port'] = free_port()
-
-    def initialize_database(self) -> None:
-        """Make the data folder with the rules (called by the base class)."""
-        super().initialize_database()
-        Path(self.get_data_directory(), 'pg_hba.conf').write_text(
-            'local all all trust\n'
-            'host all outsider all reject\n'
-            'host all all 127.0.0.1/32 scram-sha-256\n'
-        )
-
-
 @pytest.fixture(scope='module')
 def guarded() -> Iterator[GuardedServer]:
     """Return a server with two roles that may not log in, and one that may."""
     with GuardedServer() as guarded_server:
         load(guarded_server.url(), 'schema.sql', 'indexes.sql')
         with psycopg.connect(guarded_server.url(), autocommit=True) as admin:
-            admin.execute("create role reader login password 'hunter2' in role pg_read_all_data")
             admin.execute("create role nobody_at_home nologin password 'hunter2'")
             admin.execute("create role outsider login password 'hunter2'")
         yield guarded_server
@@ -311,6 +290,8 @@ def test_role_that_is_made_later_is_let_in(
     api = start_api(DATABASE_URL=url)
     assert api.get('/ready').status_code == 503
     with psycopg.connect(guarded.url(), autocommit=True) as admin:
-        admin.execute("create role late login password 'hunter2' in role pg_read_all_data")
+        with admin.transaction():
+            admin.execute("create role late login password 'hunter2'")
+            admin.execute('grant select on all tables in schema public to late')
     wait_for(lambda: api.get('/ready').status_code == 200)
     assert api.get(TOP).status_code == 200

@@ -289,9 +289,8 @@ def test_role_that_is_made_later_is_let_in(
     url = f'postgresql://late:hunter2@127.0.0.1:{guarded.settings["port"]}/test'
     api = start_api(DATABASE_URL=url)
     assert api.get('/ready').status_code == 503
-    with psycopg.connect(guarded.url(), autocommit=True) as admin:
-        with admin.transaction():
-            admin.execute("create role late login password 'hunter2'")
-            admin.execute('grant select on all tables in schema public to late')
+    with psycopg.connect(guarded.url(), autocommit=True) as admin, admin.transaction():
+        admin.execute("create role late login password 'hunter2'")
+        admin.execute('grant select on all tables in schema public to late')
     wait_for(lambda: api.get('/ready').status_code == 200)
     assert api.get(TOP).status_code == 200

@@ -1,16 +1,22 @@
 """`python -m api` serves the reports as configured."""
 
+import signal
+
+# what is imported below takes a while, and Ctrl-C in it shall not print a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# ruff: noqa: E402
 import argparse
 import secrets
 import sys
 
-import psycopg
-
 from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
-from api.database.check import check_database
+from api.database.check import NotCheckedError
 from api.database.functions import FunctionFileError
 from api.http.auth import hash_of
+from api.server.check import Check
+from api.server.process import Signals, keep_standard_descriptors
 from api.server.supervisor import serve
 
 TOKEN_BYTES = 32
@@ -18,6 +24,7 @@ TOKEN_BYTES = 32
 
 def main() -> int:
     """Serve until a signal; what is wrong with settings or SQL files ends it with one line."""
+    keep_standard_descriptors()
     parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -33,11 +40,8 @@ def main() -> int:
             print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
         else:
             (check if arguments.check else serve)(load_settings())
-    except (ConfigError, FunctionFileError) as ex:
+    except (ConfigError, FunctionFileError, NotCheckedError) as ex:
         print(f'error: {ex}', file=sys.stderr)
-        return 1
-    except psycopg.OperationalError:
-        print('error: the database cannot be reached', file=sys.stderr)
         return 1
     return 0
 
@@ -48,9 +52,9 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigError: The settings name no database.
         FunctionFileError: A SQL file does not fit its route or the database.
-        psycopg.OperationalError: The database cannot be reached.
+        NotCheckedError: The database cannot be checked now.
     """
-    if missing := check_database(settings, load_reports().values()):
+    if missing := Check(settings, load_reports().values()).run(Signals()):
         print(
             f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',
             file=sys.stderr,

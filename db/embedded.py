@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from testing.postgresql import Postgresql
 
 from api.config import ConfigError, Settings, load_settings
@@ -234,6 +235,19 @@ def find_port(settings: Settings) -> int:
         raise ConfigError(f'{ex}; API_PORT=0 takes any port that is free') from ex
 
 
+def variables(url: str) -> dict[str, str]:
+    """Return the environment variables that name a database.
+
+    The password has one of its own, which libpq reads: a command that gets DATABASE_URL as an
+    argument, as psql does, shows it to everybody on the machine.
+    """
+    parameters = conninfo_to_dict(url)
+    password = parameters.pop('password', '')
+    if not password:
+        return {'DATABASE_URL': url}
+    return {'DATABASE_URL': make_conninfo(**parameters), 'PGPASSWORD': str(password)}
+
+
 def show_requests(host: str, port: int) -> None:
     """Print a request for each report, ready to paste, and where to try them in a browser."""
     base = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
@@ -265,7 +279,11 @@ def main() -> int:
     """Run a command on the configured database, or else on an embedded one with sample data."""
     parser = argparse.ArgumentParser(prog='python -m db.embedded', description=main.__doc__)
     parser.add_argument('--requests', action='store_true', help='it serves: print requests to it')
-    parser.add_argument('command', nargs=argparse.REMAINDER, help='gets DATABASE_URL')
+    parser.add_argument(
+        'command',
+        nargs=argparse.REMAINDER,
+        help='gets DATABASE_URL, and the password in PGPASSWORD',
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -275,7 +293,7 @@ def main() -> int:
             port = find_port(settings)
             environment['API_PORT'] = str(port)
         if settings.database_url:
-            environment['DATABASE_URL'] = settings.database_url
+            environment |= variables(settings.database_url)
             with suppress(EmbeddedServerError):  # psql and pgbench, where the system has none
                 environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
             os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606

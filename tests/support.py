@@ -87,6 +87,28 @@ def run(*command: str) -> str:
     return finished.stdout
 
 
+class GuardedServer(EmbeddedServer):
+    """A server on a port of this machine that asks for passwords, with a role `reader`."""
+
+    def __init__(self) -> None:
+        super().__init__(listen_addresses='127.0.0.1', password_encryption='scram-sha-256')
+        with psycopg.connect(self.url()) as admin:
+            admin.execute("create role reader login password 'hunter2'")
+
+    def prestart(self) -> None:
+        """Choose a port (called by the base class)."""
+        self.settings['port'] = free_port()
+
+    def initialize_database(self) -> None:
+        """Make the data folder with the rules (called by the base class)."""
+        super().initialize_database()
+        Path(self.get_data_directory(), 'pg_hba.conf').write_text(
+            'local all all trust\n'
+            'host all outsider all reject\n'
+            'host all all 127.0.0.1/32 scram-sha-256\n'
+        )
+
+
 class Rows:
     """Writes the rows that a test needs.
 

@@ -17,7 +17,16 @@ import pytest
 
 from db.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
 from tests.pages import commands
-from tests.support import DEADLINE_S, ROOT, clean_environment, is_listening, until, wait_for
+from tests.support import (
+    DEADLINE_S,
+    ROOT,
+    GuardedServer,
+    clean_environment,
+    is_listening,
+    program,
+    until,
+    wait_for,
+)
 
 SERVE = [sys.executable, '-m', 'db.embedded', '--requests', sys.executable, '-m', 'api']
 
@@ -201,6 +210,28 @@ def test_killed_run_leaves_no_server(running: Run) -> None:
     postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
     running.process.kill()
     wait_for(lambda: not is_running(postgres))
+
+
+def test_password_is_no_argument_of_psql() -> None:
+    with GuardedServer() as guarded:
+        program(guarded, 'psql')
+        url = f'postgresql://reader:hunter2@127.0.0.1:{guarded.settings["port"]}/test'
+        command = (sys.executable, '-m', 'db.embedded')
+        with subprocess.Popen(
+            [*command, 'sh', '-c', 'exec psql "$DATABASE_URL" -XAt'],
+            cwd=ROOT,
+            env=clean_environment() | {'DATABASE_URL': url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as psql:
+            psql.stdin.write('select session_user;\n')
+            psql.stdin.flush()
+            assert psql.stdout.readline() == 'reader\n'
+            shown = Path(f'/proc/{psql.pid}/cmdline').read_text()
+            psql.stdin.close()
+        assert 'dbname=test' in shown
+        assert 'hunter2' not in shown
 
 
 def test_configured_database_is_used_as_it_is(sample_url: str) -> None:

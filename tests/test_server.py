@@ -8,7 +8,6 @@ import httpx
 import psutil
 import pytest
 
-from db.embedded import EmbeddedServer
 from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, wait_for, wait_until_busy
 
 TOP = '/venues/top-benefits'
@@ -57,17 +56,6 @@ def test_line_is_that_of_the_file(rows: Rows, database_url: str, start_api: Call
 
     line = (FOLDER / 'available_benefits.sql').read_text().splitlines()[number - 1]
     assert 'benefit.title' in line
-
-
-def test_database_that_comes_up_later_is_checked_then(start_api: Callable) -> None:
-    with EmbeddedServer() as own:  # without the tables
-        own.terminate()
-        api = start_api(DATABASE_URL=own.url())
-        assert api.get('/live').status_code == 200
-        own.start()
-        assert api.process.wait(DEADLINE_S) == 1
-    assert re.search(r'^error: top_benefits\.sql line \d+: relation', api.output(), re.MULTILINE)
-    assert 'cannot be reached yet' in api.output()
 
 
 @pytest.mark.parametrize(

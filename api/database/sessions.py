@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
+from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
+from psycopg.pq import Conninfo, TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -29,8 +29,10 @@ LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_
 # cannot_connect_now, idle_session_timeout
 ENDED = ('57P01', '57P02', '57P03', '57P05')
 
-# its lines name hosts and users; what matters of them is logged where an answer fails
-logging.getLogger('psycopg.pool').setLevel(logging.CRITICAL)
+# of its lines, the log needs those that say why there is no connection, which nobody else knows
+logging.getLogger('psycopg.pool').addFilter(
+    lambda record: any(isinstance(arg, psycopg.Error) for arg in record.args or ())
+)
 
 # a function's columns, in their order: the body where libpq put it, and the bind that names nothing
 Answer = tuple[memoryview, str | None]
@@ -48,6 +50,20 @@ class Session(psycopg.Connection):
     """A connection that does not wait for ever for an answer, but for patience_s seconds."""
 
     patience_s: float | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = '', **options: Any) -> 'Session':
+        """Connect; see psycopg.Connection.connect.
+
+        Raises:
+            psycopg.OperationalError: It cannot. The message has libpq's reasons, the host, port,
+                database and user, in one line and without the password.
+        """
+        try:
+            return super().connect(conninfo, **options)
+        except psycopg.OperationalError as ex:
+            place = describe(conninfo_to_dict(conninfo) | options)
+            raise psycopg.OperationalError(f'{in_one_line(ex)} ({place})') from None
 
     def wait(self, *args: Any, **options: Any) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
@@ -106,6 +122,7 @@ class Sessions:
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
             configure=lambda session: session.set_up(settings),
+            name=f'{APPLICATION_NAME}/{name}',
             open=False,
         )
 
@@ -163,14 +180,14 @@ class Sessions:
 
         A connection that turns out to be broken costs no request: all that were made before are
         replaced, as they are likely to be broken too, and the statement runs on a new one. One
-        that a standby had to cancel to keep up with its primary runs once more as well. What ran
-        into the statement timeout does not.
+        that a standby had to cancel to keep up with its primary runs once more as well, and one
+        that was chosen to resolve a deadlock. What ran into the statement timeout does not.
         """
         try:
             return self._read_once(sql, values, deadline, timings)
         except ConnectionLostError:
             self._pool.drain()
-        except psycopg.errors.SerializationFailure:
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             pass
         self._metrics.retries.inc()
         # the statement may have taken all the time that there was for waiting
@@ -210,11 +227,40 @@ def connection_parameters(settings: Settings, name: str = '0') -> dict[str, Any]
     """Return what to connect with, for psycopg.connect; see Sessions."""
     if not settings.database_url:
         raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
-    return {
+    parameters = {
         'fallback_application_name': f'{APPLICATION_NAME}/{name}',
         'connect_timeout': settings.connect_timeout_s,
         **conninfo_to_dict(LIVENESS),
         **conninfo_to_dict(settings.database_url),
+        # JSON is sent as it comes, so it has to come as UTF-8, whatever the database and role say
+        'client_encoding': 'UTF8',
         'autocommit': True,
         **({} if settings.prepare else {'prepare_threshold': None}),
     }
+    try:
+        timeout_from_conninfo(parameters)
+    except psycopg.ProgrammingError as ex:
+        raise ConfigError(f'the database URL: {ex}') from None
+    return parameters
+
+
+def connection_limit_s(parameters: dict[str, Any]) -> float:
+    """Return how many seconds connecting may take: the timeout is for each of the hosts."""
+    hosts = str(parameters.get('host') or parameters.get('hostaddr') or '').split(',')
+    return len(hosts) * timeout_from_conninfo(parameters)
+
+
+def in_one_line(ex: psycopg.Error) -> str:
+    """Return what an exception says."""
+    # of several hosts, psycopg tells the last one's reason first, and then all of them
+    lines = str(ex).rpartition('All failures were:')[2].strip().splitlines()
+    return '; '.join(line.strip('- \t') for line in lines)
+
+
+def describe(parameters: dict[str, Any]) -> str:
+    """Say which database is meant, as libpq takes it: some parameters may be its defaults."""
+    options = [option for option in Conninfo.get_defaults() if option.val]
+    known = {option.keyword.decode(): option.val.decode() for option in options} | parameters
+    host = known.get('host') or known.get('hostaddr') or 'the default host'
+    user = known.get('user')
+    return f'database {known.get("dbname", user)} on {host} port {known["port"]} as {user}'

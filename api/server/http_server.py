@@ -206,6 +206,10 @@ class HttpServer(TcpWSGIServer):
                 self.handle_accept()
             wasyncore.dispatcher.close(self)  # and not the trigger, which the loop still needs
 
+    def in_progress(self) -> int:
+        """Return how many clients wait for an answer."""
+        return sum(bool(channel.requests) for channel in list(self.active_channels.values()))
+
     def is_busy(self) -> bool:
         """Tell whether somebody waits for an answer, or may be about to ask for one."""
         now = time.time()

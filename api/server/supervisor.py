@@ -1,29 +1,31 @@
-"""The parent process: keeps the workers running, and ends them."""
+"""The parent process: keeps the workers running, and ends them. Nothing in it waits for long."""
 
 import ipaddress
 import logging
-import multiprocessing
+import mmap
+import os
 import signal
 import socket
-import sys
 import time
-from multiprocessing.connection import wait
-from types import FrameType
+from dataclasses import dataclass
+from functools import partial
 
-import psycopg
-
+from api import VERSION
 from api.app import load_reports
 from api.config import Settings
-from api.database.check import check_database
+from api.database.check import NotCheckedError
 from api.database.functions import Function
 from api.http.reports import Report
+from api.server.check import Check, warn
 from api.server.http_server import CONNECTION_LIMIT
 from api.server.listener import listen
 from api.server.process import (
-    SIGNALS,
+    LONGEST_PAUSE_S,
+    Child,
+    Signals,
     allow_open_files,
     core_count,
-    handle_signals,
+    longer,
     return_memory,
 )
 from api.server.worker import Worker
@@ -33,9 +35,11 @@ from api.telemetry.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
-CHECK_INTERVAL_S = 1.0
-# a worker that cannot start shall not use up a core
-RESTART_PAUSE_S = 0.1
+TURN_S = 0.2
+# a parent that finds itself held up for so long was stopped, and its workers most likely as well
+HELD_UP_S = 1.0
+# beyond shutdown_timeout_s, for a worker to say that it leaves answers behind
+LAST_WORDS_S = 0.7
 
 
 def serve(settings: Settings) -> None:
@@ -46,43 +50,42 @@ def serve(settings: Settings) -> None:
         FunctionFileError: A SQL file does not fit its route or the database.
     """
     configure_logging(settings.log_level, settings.log_format)
-    handle_signals(lambda *_: sys.exit())
+    signals = Signals()
     allow_open_files(2 * CONNECTION_LIMIT)
     return_memory()
     reports = load_reports()
-    is_checked = check_at_start(settings, reports)
-    with listen(settings) as listener:
-        host, port = listener.getsockname()[:2]
-        log.info('listening on http://%s:%s', f'[{host}]' if ':' in host else host, port)
-        if not settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
-            log.warning('whoever reaches this address may read the reports: no token is set')
-        Supervisor(settings, reports, listener, is_checked=is_checked).run()
-
-
-def check_at_start(settings: Settings, reports: dict[Report, Function]) -> bool:
-    """Check the database and warn of what it should have; False if there is none to check.
-
-    Raises:
-        FunctionFileError: The database lacks what a file needs.
-    """
+    check = Check(settings, reports.values())
     try:
-        missing_indexes = check_database(settings, reports.values())
-    except psycopg.OperationalError:
-        log.warning('the database cannot be reached yet')
-        return False
-    if missing_indexes:
-        log.warning('recommended indexes are missing, see db/indexes.sql: %s', missing_indexes)
-    return True
+        warn(check.run(signals))
+    except NotCheckedError as ex:
+        if signals.count:
+            return
+        log.warning('%s', ex)
+    with listen(settings) as listener:
+        Supervisor(settings, reports, listener, signals, check).run()
+
+
+@dataclass
+class Post:
+    """The place of a worker: who holds it, and when the next one may."""
+
+    number: int
+    child: Child | None = None
+    fate: str = ''
+    started_at: float = 0.0
+    pause_s: float = 0.0
+    due_at: float = 0.0
 
 
 class Supervisor:
-    """Starts the workers, replaces any that dies, and ends them.
+    """Starts the workers, replaces any that is dead or silent, and ends them.
 
     Args:
         settings: The service's settings.
         reports: What is served, and the loaded files.
         listener: The listening socket that the workers share.
-        is_checked: Whether the database was there to be checked; else that is still to be done.
+        signals: Those that end it.
+        check: The check of the database, which may have to be done yet.
     """
 
     def __init__(
@@ -90,76 +93,112 @@ class Supervisor:
         settings: Settings,
         reports: dict[Report, Function],
         listener: socket.socket,
-        *,
-        is_checked: bool,
+        signals: Signals,
+        check: Check,
     ) -> None:
         self._settings = settings
-        self._reports = reports
         self._listener = listener
-        self._worker_count = settings.workers or core_count()
-        self._snapshots = Snapshots(1 + self._worker_count)
+        self._signals = signals
+        self._check = check
+        self._pid = os.getpid()
+        self._posts = [Post(n) for n in range(1, (settings.workers or core_count()) + 1)]
+        # by worker, when it last gave a sign of life; the memory is shared with all of them
+        self._beats = memoryview(mmap.mmap(-1, 8 * len(self._posts))).cast('d')
+        # of the parent and each worker, what it counted
+        self._snapshots = Snapshots(1 + len(self._posts))
         self._metrics = Metrics(self._snapshots)
-        self._is_checked = is_checked
-        self._fork = multiprocessing.get_context('fork')
-        self._signals = 0
-        self._workers: dict[int, multiprocessing.Process] = {}
+        self._make_worker = partial(Worker, settings, reports, listener)
 
     def run(self) -> None:
-        """Run until a signal.
-
-        Raises:
-            FunctionFileError: The check found that the database lacks what a file needs.
-        """
-        handle_signals(self._receive)
+        """Run until a signal."""
+        self._tell_that_it_serves()
+        turned_at = time.monotonic()
         try:
-            while not self._signals:
-                for number in range(1, 1 + self._worker_count):
-                    self._see_to(number)
+            while not self._signals.count:
+                if time.monotonic() - turned_at > HELD_UP_S:
+                    self._forgive()
+                turned_at = time.monotonic()
+                for post in self._posts:
+                    self._see_to(post)
                 self._metrics.publish()
-                wait([w.sentinel for w in self._workers.values()], timeout=CHECK_INTERVAL_S)
-                if not self._is_checked and not self._signals:
-                    self._is_checked = check_at_start(self._settings, self._reports)
+                self._check.attend()
+                self._signals.wait(TURN_S)
         finally:
             self._stop()
 
-    def _see_to(self, number: int) -> None:
-        """Start a worker that does not run."""
-        worker = self._workers.get(number)
-        if worker and worker.is_alive():
+    def _tell_that_it_serves(self) -> None:
+        host, port = self._listener.getsockname()[:2]
+        figures = {'workers': len(self._posts), 'pool_size': self._settings.pool_size}
+        log.info(
+            'listening on http://%s:%s',
+            f'[{host}]' if ':' in host else host,
+            port,
+            extra={'version': VERSION, **figures},
+        )
+        if not self._settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
+            log.warning('whoever reaches this address may read the reports: no token is set')
+
+    def _see_to(self, post: Post) -> None:
+        """End a worker that is silent, or start the next one where one has ended."""
+        if post.child and post.child.is_alive():
+            silent_s = time.monotonic() - self._beats[post.number - 1]
+            if silent_s > self._settings.worker_timeout_s and not post.fate:
+                post.fate = f'gave no sign of life for {silent_s:.0f} s and was killed'
+                post.child.send(signal.SIGKILL)
             return
-        if worker:
-            log.error('worker %s ended with status %s', number, worker.exitcode)
-            self._metrics.worker_ended(number)
-            time.sleep(RESTART_PAUSE_S)
-        self._start(number)
+        if post.child:
+            post.fate = post.fate or f'ended with status {post.child.status}'
+            self._metrics.worker_ended(post.number)
+            self._plan(post)
+        if time.monotonic() >= post.due_at:
+            self._start(post)
 
-    def _start(self, number: int) -> None:
-        process = self._fork.Process(target=self._work, args=(number,), name=f'worker-{number}')
-        # a signal that comes before the worker has its own handlers waits for them
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        process.start()
-        self._workers[number] = process
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    def _plan(self, post: Post) -> None:
+        """Decide when the next worker starts: at once, unless the last one did not live long."""
+        has_lived = time.monotonic() - post.started_at > LONGEST_PAUSE_S
+        post.pause_s = 0.0 if has_lived else longer(post.pause_s)
+        post.due_at = time.monotonic() + post.pause_s
+        log.error('worker %s %s; the next starts in %g s', post.number, post.fate, post.pause_s)
+        post.child, post.fate = None, ''
 
-    def _work(self, number: int) -> None:
+    def _start(self, post: Post) -> None:
+        post.started_at = self._beats[post.number - 1] = time.monotonic()
+        try:
+            post.child = Child(partial(self._work, post.number))
+        except OSError as ex:
+            post.fate = f'cannot start: {ex.strerror}'
+            self._plan(post)
+
+    def _work(self, number: int) -> int:
         """Be a worker (the only thing here that happens in another process)."""
-        metrics = Metrics(self._snapshots, number)
-        Worker(self._settings, self._reports, self._listener, metrics, number).run()
 
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self._signals += 1
-        # the last worker to close the socket answers whoever came until then
-        self._listener.close()
-        for worker in self._workers.values():
-            if self._signals == 1:
-                worker.terminate()
-            else:
-                worker.kill()
+        def beat() -> bool:
+            """Give a sign of life, and tell whether the parent gives one."""
+            self._beats[number - 1] = time.monotonic()
+            return os.getppid() == self._pid
+
+        self._make_worker(Metrics(self._snapshots, number), number).run(beat)
+        return 0
+
+    def _forgive(self) -> None:
+        """Take nobody for silent who could not speak, as in a container that was paused."""
+        for post in self._posts:
+            self._beats[post.number - 1] = time.monotonic()
 
     def _stop(self) -> None:
-        for worker in self._workers.values():
-            worker.terminate()
-        for worker in self._workers.values():
-            worker.join(self._settings.shutdown_timeout_s + 1)
-            worker.kill()
-            worker.join()
+        """End all workers; a second signal, or shutdown_timeout_s, kills those that are left."""
+        log.info('stopping')
+        self._check.stop()
+        # the last worker to close the socket answers whoever came until then
+        self._listener.close()
+        deadline = time.monotonic() + self._settings.shutdown_timeout_s + LAST_WORDS_S
+        children = [post.child for post in self._posts if post.child]
+        for child in children:
+            child.send(signal.SIGTERM)
+        while any(child.is_alive() for child in children):
+            if self._signals.count > 1 or time.monotonic() > deadline:
+                break
+            self._signals.wait(TURN_S)
+        for child in children:
+            child.send(signal.SIGKILL)
+        log.info('stopped')

@@ -1,11 +1,10 @@
 """A worker process: answers requests until it is told to end, then finishes what it has begun."""
 
 import logging
-import multiprocessing
-import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from api.app import create_app
 from api.config import Settings
@@ -43,10 +42,10 @@ class Worker:
         metrics: Metrics,
         number: int,
     ) -> None:
-        # without it, nobody is left who could end this process
-        self._parent = multiprocessing.parent_process().pid
         self._shutdown_timeout_s = settings.shutdown_timeout_s
+        self._number = number
         self._told_to_end_at: float | None = None
+        self._is_stopping = False
         self._published_at = 0.0
         self._metrics = metrics
         self._sessions = Sessions(settings, metrics, name=str(number))
@@ -60,17 +59,21 @@ class Worker:
         )
         self._server = HttpServer(application, listener, self._crew, settings, metrics)
 
-    def run(self) -> None:
-        """Serve until SIGTERM, or until the parent is gone, and as long as answers need then."""
+    def run(self, beat: Callable[[], bool]) -> None:
+        """Serve until SIGTERM, or until the parent is gone, and as long as answers need then.
+
+        Args:
+            beat: Gives a sign of life to the parent, and tells whether that is there.
+        """
         self._receive_signals()
         self._sessions.open()
         while not self._has_ended():
             self._crew.watch(self._server.run_once)
             self._publish()
-            if os.getppid() != self._parent:
+            if not beat():  # nobody is left who could end this process
                 self._end()
             if self._told_to_end_at is not None and self._server.is_listening:
-                self._server.stop_listening()
+                self._stop_listening()
         self._sessions.close()
         self._metrics.publish()
 
@@ -85,6 +88,14 @@ class Worker:
         """Begin to end; called once or more often."""
         if self._told_to_end_at is None:
             self._told_to_end_at = time.monotonic()
+
+    def _stop_listening(self) -> None:
+        """Begin to stop listening; called until that is done."""
+        if not self._is_stopping:  # not where the signal is handled, amid other lines
+            self._is_stopping = True
+            in_progress = self._server.in_progress()
+            log.info('worker %s stopping, requests in progress: %s', self._number, in_progress)
+        self._server.stop_listening()
 
     def _has_ended(self) -> bool:
         """Tell whether all that had begun is done, or the time for it is over."""

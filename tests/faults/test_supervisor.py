@@ -1,0 +1,196 @@
+"""The parent of the workers: the dead and the stuck are replaced, and SIGTERM always ends it."""
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import (
+    DEADLINE_S,
+    ROOT,
+    ApiProcess,
+    Rows,
+    clean_environment,
+    locked_uses,
+    wait_for,
+)
+
+TOP = '/venues/top-benefits'
+
+
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    return psutil.Process(api.process.pid).children()
+
+
+def lines(api: ApiProcess, text: str) -> list[str]:
+    return [line for line in api.output().splitlines() if text in line]
+
+
+def wait_until_waiting(rows: Rows) -> None:
+    """Wait until a report waits for a lock."""
+    query = (
+        "select count(*) from pg_locks where relation = 'benefit_usage'::regclass and not granted"
+    )
+    wait_for(lambda: rows.connection.execute(query).fetchone() == (1,))
+
+
+def ask(api: ApiProcess) -> int:
+    """Ask on a new connection."""
+    return httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code
+
+
+def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='1')
+    wait_for(lambda: len(workers(api)) == 2)
+    stuck, other = workers(api)
+    stuck.suspend()
+    wait_for(lambda: not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: len(workers(api)) == 2)
+    assert other in workers(api)
+    assert ask(api) == 200
+    [line] = lines(api, 'level=error')
+    assert re.search(r'worker [12] gave no sign of life for \d+ s and was killed', line)
+
+
+def test_service_that_was_paused_keeps_its_workers(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='1')
+    wait_for(lambda: len(workers(api)) == 2)
+    before = workers(api)
+    paused = [psutil.Process(api.process.pid), *before]
+    for process in paused:
+        process.suspend()
+    time.sleep(3)  # so long that each of them counts as silent: this is what is tested
+    for process in paused:
+        process.resume()
+    for _ in range(20):
+        assert ask(api) == 200
+    # so the parent has looked at its workers
+    before[0].kill()
+    wait_for(lambda: lines(api, 'ended with status -9'))
+    assert len(lines(api, 'level=error')) == 1
+    assert before[1] in workers(api)
+
+
+def test_worker_that_cannot_start_is_tried_again_with_growing_pauses(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    pid = api.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    # no file more than it has, and so no pool and no server in a new worker
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (psutil.Process(pid).num_fds(), hard))
+    workers(api)[0].kill()
+    wait_for(lambda: len(lines(api, 'the next starts in')) >= 4)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert ask(api) == 200
+    told = [
+        re.search(r'worker 1 ended with status (-?\d+); the next starts in (\S+) s', line).groups()
+        for line in lines(api, 'the next starts in')
+    ]
+    assert told[0][0] == '-9'
+    assert {status for status, _ in told[1:]} == {'1'}
+    pauses = [float(pause) for _, pause in told]
+    assert pauses == [0.2 * 2**n for n in range(len(pauses))]
+    assert lines(api, 'Too many open files')
+
+
+def test_worker_that_dies_at_the_end_is_not_replaced(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    wait_for(lambda: len(workers(api)) == 2)
+    workers(api)[0].kill()
+    wait_for(lambda: lines(api, 'ended with status'))
+    assert api.stop() == 0
+    assert 'Traceback' not in api.output()
+    assert 'Bad file descriptor' not in api.output()
+
+
+def test_stuck_workers_end_together(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
+    count, shutdown_s = 8, 3
+    api = start_api(
+        DATABASE_URL=sample_url, API_WORKERS=str(count), API_SHUTDOWN_TIMEOUT_S=str(shutdown_s)
+    )
+    wait_for(lambda: len(workers(api)) == count)
+    stuck = workers(api)
+    for worker in stuck:
+        worker.suspend()
+    api.process.terminate()
+    # one after the other, they would take more than twice as long
+    assert api.process.wait(count * shutdown_s / 2) == 0
+    assert psutil.wait_procs(stuck, DEADLINE_S)[1] == []
+
+
+def test_log_tells_how_it_serves_and_how_it_ends(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='2', API_POOL_SIZE='3')
+    with ThreadPoolExecutor() as clients:
+        with locked_uses(database_url):
+            waiting = clients.submit(httpx.get, api.url + TOP, timeout=DEADLINE_S)
+            wait_until_waiting(rows)
+            api.process.terminate()
+            wait_for(lambda: len(lines(api, 'requests in progress')) == 2)
+        assert waiting.result().status_code == 200
+    assert api.stop() == 0
+    first, *_, last = api.output().splitlines()
+    assert re.search(r'listening on \S+" version=\d+\.\d+\S* workers=2 pool_size=3$', first)
+    assert last.endswith('event=stopped')
+    assert len(lines(api, 'event=stopping')) == 1
+    told = [int(line[-2]) for line in lines(api, 'requests in progress')]
+    assert sorted(told) == [0, 1]
+
+
+def test_interrupt_while_it_is_imported_prints_no_traceback(sample_url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=clean_environment() | {'DATABASE_URL': sample_url, 'API_PORT': '0'},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as starting:
+        # falcon comes first and psycopg a moment later
+        maps = Path('/proc', str(starting.pid), 'maps')
+        wait_for(lambda: 'site-packages' in maps.read_text())
+        starting.send_signal(signal.SIGINT)
+        _, printed = starting.communicate(timeout=DEADLINE_S)
+    assert 'Traceback' not in printed
+    assert starting.returncode in (0, -signal.SIGINT)
+
+
+@pytest.mark.parametrize('closed', ['2>&-', '0<&- 1>&- 2>&-'])
+def test_closed_descriptors_become_no_other_file(
+    sample_url: str, unused_port: int, closed: str
+) -> None:
+    environment = {'DATABASE_URL': sample_url, 'API_PORT': str(unused_port), 'API_WORKERS': '1'}
+    with subprocess.Popen(
+        ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=clean_environment() | environment,
+    ) as process:
+        try:
+            wait_for(lambda: is_live(unused_port))
+            parent = psutil.Process(process.pid)
+            for each in (parent, *parent.children()):
+                assert str(Path(f'/proc/{each.pid}/fd/2').readlink()) == '/dev/null'
+        finally:
+            process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+
+
+def is_live(port: int) -> bool:
+    try:
+        return httpx.get(f'http://127.0.0.1:{port}/live', timeout=DEADLINE_S).status_code == 200
+    except httpx.ConnectError:
+        return False

@@ -1,0 +1,75 @@
+"""Answers are UTF-8, whatever the encoding of the database, of the role, or of the environment."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.support import ApiProcess
+
+TITLES = {'UTF8': 'Café 50 €', 'LATIN1': 'Café', 'WIN1252': 'Café 50 €', 'EUC_JP': '生ビール'}
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+
+
+@pytest.fixture(params=TITLES)
+def encoding(request: pytest.FixtureRequest) -> str:
+    """Return the name of an encoding."""
+    return request.param
+
+
+@pytest.fixture
+def database_url(server: EmbeddedServer, encoding: str) -> Iterator[str]:
+    """Return the URL of a database in the encoding, with a benefit that has a title."""
+    name = f'in_{encoding.lower()}'
+    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
+        admin.execute(f"create database {name} encoding '{encoding}' template template0")
+        try:
+            load(server.url(database=name), 'schema.sql', 'indexes.sql')
+            url = server.url(database=name)
+            with psycopg.connect(url, client_encoding='UTF8') as connection:
+                connection.execute("insert into venue values (1, 'One')")
+                connection.execute("insert into person values (1, 'One')")
+                connection.execute(
+                    "insert into benefit values (1, 1, %s, 'day')", [TITLES[encoding]]
+                )
+            yield url
+        finally:
+            admin.execute(f'drop database {name} with (force)')
+
+
+def assert_is_utf8(api: ApiProcess, encoding: str) -> None:
+    answer = api.get(AVAILABLE)
+    assert answer.status_code == 200
+    assert TITLES[encoding].encode() in answer.content
+    assert answer.json()[0]['title'] == TITLES[encoding]
+
+
+@pytest.mark.parametrize('session_settings', ['true', 'false'])
+def test_of_the_database(
+    database_url: str, encoding: str, start_api: Callable, session_settings: str
+) -> None:
+    api = start_api(DATABASE_URL=database_url, API_SESSION_SETTINGS=session_settings)
+    assert_is_utf8(api, encoding)
+
+
+def test_of_the_environment_and_of_the_url(
+    database_url: str, encoding: str, start_api: Callable
+) -> None:
+    assert_is_utf8(start_api(DATABASE_URL=database_url, PGCLIENTENCODING=encoding), encoding)
+    url = f'{database_url}&client_encoding={encoding}'
+    assert_is_utf8(start_api(DATABASE_URL=url), encoding)
+
+
+def test_of_the_role(database_url: str, encoding: str, start_api: Callable) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute('create role foreigner login')
+        admin.execute('grant select on all tables in schema public to foreigner')
+        admin.execute(f"alter role foreigner set client_encoding = '{encoding}'")
+        try:
+            api = start_api(DATABASE_URL=database_url.replace('postgres@', 'foreigner@'))
+            assert_is_utf8(api, encoding)
+            api.stop()
+        finally:
+            admin.execute('drop owned by foreigner')
+            admin.execute('drop role foreigner')

@@ -1,6 +1,7 @@
 """TLS to the database: who is not proven to be the right server gets no statement."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator

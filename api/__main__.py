@@ -12,10 +12,10 @@ import sys
 
 from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
-from api.database.check import NotCheckedError
 from api.database.functions import FunctionFileError
 from api.http.auth import hash_of
-from api.server.check import Check
+from api.server.check import NotCheckedError
+from api.server.check_process import Check
 from api.server.process import Signals, keep_standard_descriptors
 from api.server.supervisor import serve
 

@@ -33,9 +33,7 @@ class Bulkhead:
         self._sessions = sessions
         self._metrics = metrics
         self._make_way = make_way
-        self._patience_s = settings.pool_timeout_s
-        self._at_work = settings.pool_size
-        self._allowed = settings.pool_size + settings.pool_max_waiting
+        self._settings = settings
         self._inside = 0
         self._lock = threading.Lock()
         self._running: dict[tuple, Future[Answer]] = {}
@@ -56,11 +54,11 @@ class Bulkhead:
             DatabaseError: There is no answer.
         """
         with self._lock:
-            if self._inside == self._allowed:
+            if self._inside == self._settings.pool_size + self._settings.pool_max_waiting:
                 raise OverloadedError('overloaded')
             self._inside += 1
         try:
-            if self._inside > self._at_work:
+            if self._inside > self._settings.pool_size:
                 self._make_way()
             return self._share(function, values, timings, is_slow)
         finally:
@@ -76,7 +74,7 @@ class Bulkhead:
             self._make_way()
             with timings.waiting():
                 return first.result()
-        deadline = monotonic() + self._patience_s
+        deadline = monotonic() + self._settings.pool_timeout_s
         run = self._run_slow if is_slow else self._sessions.fetch
         try:
             mine.set_result(run(function, values, deadline, timings))

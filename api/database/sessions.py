@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
-from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
-from psycopg.pq import Conninfo, TransactionStatus
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -16,6 +16,7 @@ from api.config import ConfigError, Settings
 from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
 from api.database.functions import Function, Values
 from api.telemetry.metrics import Metrics
+from api.telemetry.outage import describe, in_one_line
 from api.telemetry.timings import Timings
 
 APPLICATION_NAME = 'membership-benefits-api'
@@ -53,12 +54,7 @@ class Session(psycopg.Connection):
 
     @classmethod
     def connect(cls, conninfo: str = '', **options: Any) -> 'Session':
-        """Connect; see psycopg.Connection.connect.
-
-        Raises:
-            psycopg.OperationalError: It cannot. The message has libpq's reasons, the host, port,
-                database and user, in one line and without the password.
-        """
+        """Connect, or say in one line where and why not (called by the pool)."""
         try:
             return super().connect(conninfo, **options)
         except psycopg.OperationalError as ex:
@@ -166,8 +162,7 @@ class Sessions:
         """Ask the database for a sign of life.
 
         Raises:
-            OverloadedError: All connections stayed in use for too long.
-            UnavailableError: It gives none.
+            DatabaseError: It gives none, or all connections stayed in use for too long.
         """
         deadline = monotonic() + self._settings.pool_timeout_s
         try:
@@ -227,7 +222,7 @@ def connection_parameters(settings: Settings, name: str = '0') -> dict[str, Any]
     """Return what to connect with, for psycopg.connect; see Sessions."""
     if not settings.database_url:
         raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
-    parameters = {
+    return {
         'fallback_application_name': f'{APPLICATION_NAME}/{name}',
         'connect_timeout': settings.connect_timeout_s,
         **conninfo_to_dict(LIVENESS),
@@ -237,30 +232,3 @@ def connection_parameters(settings: Settings, name: str = '0') -> dict[str, Any]
         'autocommit': True,
         **({} if settings.prepare else {'prepare_threshold': None}),
     }
-    try:
-        timeout_from_conninfo(parameters)
-    except psycopg.ProgrammingError as ex:
-        raise ConfigError(f'the database URL: {ex}') from None
-    return parameters
-
-
-def connection_limit_s(parameters: dict[str, Any]) -> float:
-    """Return how many seconds connecting may take: the timeout is for each of the hosts."""
-    hosts = str(parameters.get('host') or parameters.get('hostaddr') or '').split(',')
-    return len(hosts) * timeout_from_conninfo(parameters)
-
-
-def in_one_line(ex: psycopg.Error) -> str:
-    """Return what an exception says."""
-    # of several hosts, psycopg tells the last one's reason first, and then all of them
-    lines = str(ex).rpartition('All failures were:')[2].strip().splitlines()
-    return '; '.join(line.strip('- \t') for line in lines)
-
-
-def describe(parameters: dict[str, Any]) -> str:
-    """Say which database is meant, as libpq takes it: some parameters may be its defaults."""
-    options = [option for option in Conninfo.get_defaults() if option.val]
-    known = {option.keyword.decode(): option.val.decode() for option in options} | parameters
-    host = known.get('host') or known.get('hostaddr') or 'the default host'
-    user = known.get('user')
-    return f'database {known.get("dbname", user)} on {host} port {known["port"]} as {user}'

@@ -1,130 +1,105 @@
-"""The check of the database, in a process of its own: the parent waits for none of what it does."""
+"""The check before anything is served: does the database have all that the files need?
 
-import logging
-import signal
-import time
+**What is final.** PostgreSQL says by a code why it refuses a statement: for what that is (FINAL),
+which passes only when somebody changes the database, or for the moment, such as a lock, a restart,
+a lack of resources. For a connection that fails libpq has no code, only a text in the server's
+language. So no such failure is final, not even a wrong password: a service must come up before its
+database does, and a role or its password may be made a moment later. The reason is told at once.
+"""
+
 from collections.abc import Iterable
-from functools import partial
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import timeout_from_conninfo
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus
 
 from api.config import Settings
-from api.database.check import NotCheckedError, check_database, check_limit_s
 from api.database.functions import Function, FunctionFileError
-from api.server.process import SIGNALS, Child, Signals, longer
+from api.database.sessions import Session, connection_parameters
+from api.telemetry.outage import describe, in_one_line
 
-log = logging.getLogger(__name__)
+MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
+# classes of SQLSTATE: a feature or schema that is not there, a constant that is none, and all that
+# is missing, ambiguous, of another type or not granted
+FINAL = ('0A', '22', '3F', '42')
+# for all that the check does when no lock and no server keeps it waiting
+WORK_S = 3.0
 
-TURN_S = 0.2
+
+class NotCheckedError(Exception):
+    """The database cannot be checked now, and may be soon; the message says why in one line."""
 
 
-class Check:
-    """Checks the database, again and again until it has succeeded once.
-
-    Args:
-        settings: Where the database is.
-        functions: What it must be fit for.
+def check_limit_s(settings: Settings) -> float:
+    """Return the seconds after which a check is held up by something that it cannot end itself.
 
     Raises:
         ConfigError: The settings name no database.
     """
+    parameters = connection_parameters(settings)
+    # the timeout is for each of the hosts
+    hosts = str(parameters.get('host') or parameters.get('hostaddr') or '').split(',')
+    connecting_s = len(hosts) * timeout_from_conninfo(parameters)
+    return connecting_s + settings.statement_timeout_s + WORK_S
 
-    def __init__(self, settings: Settings, functions: Iterable[Function]) -> None:
-        self._settings = settings
-        self._functions = functions
-        self._limit_s = check_limit_s(settings)
-        self._child: Child | None = None
-        self._is_done = False
-        self._pause_s = 0.0
-        self._due_at = 0.0
 
-    def run(self, signals: Signals) -> str:
-        """Check once, and wait for it until it takes too long or a signal comes.
+def check_database(settings: Settings, functions: Iterable[Function]) -> str:
+    """Prepare functions on a connection of its own.
 
-        Returns:
-            The recommended indexes that are missing; empty if none are.
+    Returns:
+        The recommended indexes that are missing; empty if none are.
 
-        Raises:
-            FunctionFileError: The database lacks something that a function needs.
-            NotCheckedError: It could not be checked.
-        """
-        self._start()
-        while self._is_running() and not signals.count:
-            signals.wait(TURN_S)
-        return self._finish()
-
-    def attend(self) -> None:
-        """Do what is to be done about it now, without waiting.
-
-        A service that serves already stays, whatever is found: what is missing may be on its way,
-        as in a restore.
-        """
-        if self._is_done or self._is_running():
-            return
+    Raises:
+        ConfigError: The settings name no database.
+        FunctionFileError: The database lacks something that a function needs.
+        NotCheckedError: It cannot be reached, or keeps a function waiting for too long.
+    """
+    try:
+        session = Session.connect(**connection_parameters(settings))
+    except psycopg.Error as ex:
+        raise NotCheckedError(f'the database cannot be reached: {ex}') from ex
+    with session:
+        place = describe(session.info.get_parameters())
+        subject = 'the session'
         try:
-            if self._child:
-                warn(self._finish())
-            elif time.monotonic() >= self._due_at:
-                self._start()
-        except FunctionFileError as ex:
-            log.error('%s', ex)
-        except NotCheckedError as ex:
-            log.warning('%s', ex)
-
-    def stop(self) -> None:
-        """Leave no process behind."""
-        if self._child:
-            self._child.send(signal.SIGKILL)
-
-    def _start(self) -> None:
-        self._pause_s = longer(self._pause_s)
-        self._due_at = time.monotonic() + self._pause_s
-        self._deadline = time.monotonic() + self._limit_s
-        try:
-            self._result, result = Pipe(duplex=False)
-            with result:
-                self._child = Child(partial(self._work, result))
-        except OSError as ex:
-            raise NotCheckedError(f'the database cannot be checked: {ex.strerror}') from ex
-
-    def _work(self, result: Connection) -> int:
-        """Check (the only thing here that happens in the other process)."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        try:
-            result.send(check_database(self._settings, self._functions))
-        except (FunctionFileError, NotCheckedError) as ex:
-            result.send(ex)
-        return 0
-
-    def _is_running(self) -> bool:
-        """Tell whether it runs still; what takes too long is ended."""
-        if not self._child or not self._child.is_alive():
-            return False
-        if time.monotonic() > self._deadline:
-            self.stop()
-        return True
-
-    def _finish(self) -> str:
-        """Return or raise what it found; see run."""
-        child, self._child = self._child, None
-        if child.is_alive():  # at a signal
-            child.send(signal.SIGKILL)
-            raise NotCheckedError('the check of the database was interrupted')
-        try:
-            found = self._result.recv()
-        except EOFError:
-            is_late = time.monotonic() > self._deadline
-            fate = 'took too long' if is_late else f'ended with status {child.status}'
-            raise NotCheckedError(f'the check of the database {fate}') from None
-        if isinstance(found, Exception):
-            raise found
-        self._is_done = True
-        return found
+            session.set_up(settings)
+            if session.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
+                raise FunctionFileError(
+                    f'an encoding is needed for JSON, and SQL_ASCII is none ({place})'
+                )
+            for function in functions:
+                subject = f'{function.name}.sql'
+                prepare(session, function, place)
+            subject = MISSING_INDEXES.name
+            return session.execute(MISSING_INDEXES.read_bytes()).fetchone()[0] or ''
+        except psycopg.Error as ex:
+            raise NotCheckedError(
+                f'the database cannot be checked: {subject}: {in_one_line(ex)} ({place})'
+            ) from ex
 
 
-def warn(missing_indexes: str) -> None:
-    """Tell of the recommended indexes that are missing, if any are."""
-    if missing_indexes:
-        log.warning('recommended indexes are missing, see db/indexes.sql: %s', missing_indexes)
+def prepare(session: Session, function: Function, place: str) -> None:
+    """Let PostgreSQL judge a function, without running it.
+
+    Args:
+        session: Where; it must not be waited for in C, as PGconn.prepare does.
+        function: What.
+        place: What to call the database.
+
+    Raises:
+        FunctionFileError: It lacks something that the function needs.
+        psycopg.Error: It does not say.
+    """
+    session.pgconn.send_prepare(b'', function.numbered_sql.encode())
+    [result] = session.wait(execute(session.pgconn))
+    if result.status == ExecStatus.FATAL_ERROR:
+        refusal = error_from_result(result)
+        if not refusal.sqlstate.startswith(FINAL):
+            raise refusal
+        position = refusal.diag.statement_position
+        line = f' line {function.line_at(int(position))}' if position else ''
+        message = f'{function.name}.sql{line}: {refusal.diag.message_primary} ({place})'
+        raise FunctionFileError(message)

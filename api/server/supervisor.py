@@ -13,10 +13,10 @@ from functools import partial
 from api import VERSION
 from api.app import load_reports
 from api.config import Settings
-from api.database.check import NotCheckedError
 from api.database.functions import Function
 from api.http.reports import Report
-from api.server.check import Check, warn
+from api.server.check import NotCheckedError
+from api.server.check_process import Check, warn
 from api.server.http_server import CONNECTION_LIMIT
 from api.server.listener import listen
 from api.server.process import (

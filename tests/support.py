@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -211,11 +211,12 @@ class ApiProcess:
         environment: dict[str, str],
         *,
         folder_of_project: Path = ROOT,
+        launch: Sequence[str] = (),
     ) -> None:
         self.log = folder / f'api-{next(numbers)}.log'
         with self.log.open('wb') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'api'],
+                [*launch, sys.executable, '-m', 'api'],
                 cwd=folder_of_project,
                 env=clean_environment() | {'API_PORT': '0'} | environment,
                 stdout=log,

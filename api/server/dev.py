@@ -9,13 +9,15 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
-from api.config import ConfigError, load_settings
+from api.config import ConfigError, Settings, load_settings
 from api.server.listener import listen
 from api.telemetry.log import configure_logging
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
+# a server ends by itself shutdown_timeout_s and a second after a signal
+GRACE_S = 2.0
 SERVE = [sys.executable, '-m', 'api']
 
 
@@ -44,6 +46,8 @@ def main() -> int:
     except ConfigError as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 0
     with listener:
         server = start(listener.fileno())
         try:
@@ -53,16 +57,14 @@ def main() -> int:
                 if error := complaint(paths):
                     log.error('%s changed, the old version stays: %s', names, error)
                     continue
-                server.terminate()
-                server.wait()
+                stop(server, settings)
                 server = start(listener.fileno())
                 wait_for(server, *listener.getsockname()[:2])
                 log.info('%s changed, the new version is live', names)
         except KeyboardInterrupt:
             pass
         finally:
-            server.terminate()
-            server.wait()
+            stop(server, settings)
     return 0
 
 
@@ -89,6 +91,15 @@ def start(fileno: int) -> subprocess.Popen:
     command = ['sh', '-c', f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{fileno}', 'sh', *SERVE]
     # a session of its own, so that Ctrl-C ends this process, which then ends the server
     return subprocess.Popen(command, pass_fds=[fileno], start_new_session=True)
+
+
+def stop(server: subprocess.Popen, settings: Settings) -> None:
+    """End a server, whatever it does."""
+    server.terminate()
+    try:
+        server.wait(settings.shutdown_timeout_s + GRACE_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
 
 
 def wait_for(server: subprocess.Popen, host: str, port: int) -> None:

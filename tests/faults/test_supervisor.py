@@ -1,5 +1,6 @@
 """The parent of the workers: the dead and the stuck are replaced, and SIGTERM always ends it."""
 
+import os
 import re
 import resource
 import signal
@@ -14,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from db.embedded import unprivileged_user
 from tests.support import (
     DEADLINE_S,
     ROOT,
@@ -21,6 +23,8 @@ from tests.support import (
     Rows,
     clean_environment,
     locked_uses,
+    run,
+    system_program,
     wait_for,
 )
 
@@ -103,6 +107,37 @@ def test_worker_that_cannot_start_is_tried_again_with_growing_pauses(
     pauses = [float(pause) for _, pause in told]
     assert pauses == [0.2 * 2**n for n in range(len(pauses))]
     assert lines(api, 'Too many open files')
+
+
+def launch_as_an_ordinary_user() -> list[str]:
+    """Return what to put before a command, since root is not bound by a limit of processes."""
+    if os.getuid() != 0:
+        return []
+    uid, gid = unprivileged_user()
+    # it may read this Python, wherever that is
+    caps = [f'--{kind}-caps=+dac_read_search' for kind in ('inh', 'ambient')]
+    setpriv = system_program('setpriv', 'util-linux')
+    return [setpriv, f'--reuid={uid}', f'--regid={gid}', '--clear-groups', *caps]
+
+
+def test_worker_for_which_there_is_no_process_is_tried_again(
+    sample_url: str, tmp_path: Path
+) -> None:
+    environment = {'DATABASE_URL': sample_url, 'API_WORKERS': '1'}
+    launch = launch_as_an_ordinary_user()
+    prlimit = system_program('prlimit', 'util-linux')
+    api = ApiProcess(tmp_path, environment, launch=launch)
+    try:
+        set_limit = [*launch, prlimit, f'--pid={api.process.pid}']
+        run(*set_limit, '--nproc=1:')
+        workers(api)[0].kill()
+        told = 'worker 1 cannot start: Resource temporarily unavailable; the next starts in'
+        wait_for(lambda: len(lines(api, told)) >= 3)
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        run(*set_limit, f'--nproc={"unlimited" if hard == resource.RLIM_INFINITY else hard}:')
+        assert ask(api) == 200
+    finally:
+        assert api.stop() == 0
 
 
 def test_worker_that_dies_at_the_end_is_not_replaced(

@@ -1,12 +1,13 @@
 """Processes, sockets and signals: waitress in several workers, kept alive by a small parent.
 
-    supervisor   the parent: starts, replaces and ends the workers
+    supervisor   the parent: starts, watches, replaces and ends the workers
+    check        the check of the database, in a process of its own
     worker       one process: its application, its sessions, its server
     http_server  waitress's server, as a worker runs it
     channel      a client's connection: what waitress reads and answers by itself
     crew         the threads of a worker
     listener     the listening socket
-    process      what a process asks of its system: open files, memory, signals
+    process      what a process asks of its system: cores, descriptors, memory, signals, children
     dev          `make dev`
 
 Imports anything of the service; only the commands import it (`__main__`, `db/embedded.py`).

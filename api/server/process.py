@@ -1,4 +1,4 @@
-"""What a process asks of its system: cores, descriptors, memory, signals, other processes."""
+"""What a process asks of its system: cores, descriptors, memory, signals, children."""
 
 import ctypes
 import logging

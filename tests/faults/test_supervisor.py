@@ -53,7 +53,7 @@ def ask(api: ApiProcess) -> int:
 
 
 def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='1')
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='4')
     wait_for(lambda: len(workers(api)) == 2)
     stuck, other = workers(api)
     stuck.suspend()
@@ -68,13 +68,13 @@ def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiP
 def test_service_that_was_paused_keeps_its_workers(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='1')
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='4')
     wait_for(lambda: len(workers(api)) == 2)
     before = workers(api)
     paused = [psutil.Process(api.process.pid), *before]
     for process in paused:
         process.suspend()
-    time.sleep(3)  # so long that each of them counts as silent: this is what is tested
+    time.sleep(6)  # so long that each of them counts as silent: this is what is tested
     for process in paused:
         process.resume()
     for _ in range(20):

@@ -273,20 +273,28 @@ def metric(api: ApiProcess | httpx.Client, name: str) -> float:
 
 
 @contextmanager
-def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
-    """Connect until every worker has a client; yields the clients by their worker's pid."""
-    workers = psutil.Process(api.process.pid).children()
+def client_of_each_worker(
+    api: ApiProcess, workers: int | None = None
+) -> Iterator[dict[int, httpx.Client]]:
+    """Connect until every worker has a client; yields the clients by their worker's pid.
+
+    Args:
+        api: The API.
+        workers: How many workers it has; by default, as many as run now.
+    """
     clients: dict[int, httpx.Client] = {}
     with ExitStack() as stack:
         for _ in until():
             client = stack.enter_context(httpx.Client(base_url=api.url, timeout=DEADLINE_S))
             stream = client.get('/live').extensions['network_stream']
             port = stream.get_extra_info('client_addr')[1]
-            [pid] = [worker.pid for worker in workers if port in ports(worker)]
+            running = psutil.Process(api.process.pid).children()
+            [pid] = [worker.pid for worker in running if port in ports(worker)]
             clients.setdefault(pid, client)
-            if len(clients) == len(workers):
+            if len(clients) == (workers or len(running)):
                 break
-        assert len(clients) == len(workers)
+        else:
+            raise AssertionError(f'{len(clients)} workers take connections')
         yield clients
 
 

@@ -80,7 +80,7 @@ def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable)
     # what a worker counted is not lost with it, and its connections are no longer there
     answered = f'http_requests_total{{route="{PATHS[0]}",status="200"}}'
     assert api.get(PATHS[0]).status_code == 200
-    with client_of_each_worker(api) as clients:
+    with client_of_each_worker(api, 2) as clients:
         wait_for(lambda: all(metric(client, answered) == 1 for client in clients.values()))
     workers = [psutil.Process(pid) for pid in clients]
     for worker in workers:

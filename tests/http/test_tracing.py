@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from api.config import Settings
+from api.database.sessions import Sessions
 from api.telemetry.log import RENDERERS, LineFormatter
+from api.telemetry.metrics import Metrics
 from tests.support import ApiProcess, Rows, settled_output, until, wait_for
 
 TOP = '/venues/top-benefits'
@@ -125,8 +127,10 @@ def test_what_a_thread_does_after_an_answer_is_not_for_its_request(sample_url: s
 
     from api.app import create_app  # noqa: PLC0415
 
-    client = falcon.testing.TestClient(create_app(Settings(database_url=sample_url)))
-    for path in ('/live', '/nowhere', TOP):
+    settings = Settings(database_url=sample_url)
+    sessions = Sessions(settings, Metrics())
+    client = falcon.testing.TestClient(create_app(settings, sessions=sessions))
+    for path in ('/live', '/nowhere', AVAILABLE):
         client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
         line = LineFormatter(RENDERERS['logfmt']).format(logging.makeLogRecord({'msg': 'later'}))
         assert 'event=later' in line

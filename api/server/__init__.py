@@ -1,7 +1,7 @@
 """Processes, sockets and signals: waitress in several workers, kept alive by a small parent.
 
     supervisor   the parent: starts, watches, replaces and ends the workers
-    check        the check of the database, in a process of its own
+    check        whether the database has what the files need, and check_process where that is done
     worker       one process: its application, its sessions, its server
     http_server  waitress's server, as a worker runs it
     channel      a client's connection: what waitress reads and answers by itself
@@ -19,12 +19,12 @@ calls. This is all that they use of what it does not document. It is pinned to 3
 | what | why | the test that would notice |
 | --- | --- | --- |
 | `TcpWSGIServer(_sock=, dispatcher=, adj=, sockinfo=, bind_socket=False)`, `Adjustments` | the workers share one socket; `create_server` makes no subclass | every test with a server |
-| `server._map`, `wasyncore.loop(count=1)` | threads take turns in the loop | every test with a server |
+| `server._map`, `channel._fileno`; `readable()`, `writable()`, `wasyncore.read`, `wasyncore.write` | threads take turns in the loop; the system keeps what it watches | every test with a server; `tests/faults/test_connections.py` |
 | `server.channel_class`; `HTTPChannel.parser_class`, `task_class`, `error_task_class` | problems instead of plain text | `tests/http/test_malformed_http.py` |
 | `add_task(channel)`, `channel.service()` of a dispatcher | the thread that received a request answers it | `tests/test_server.py`, slow report |
-| `server.pull_trigger`, `server.trigger.pull_trigger(thunk)` | no wake-up where no thread waits; something done in the loop | `tests/faults/test_shutdown.py` |
-| `server.accepting`, `handle_accept`, `wasyncore.dispatcher.close` | an end that answers all who came | `tests/faults/test_shutdown.py` |
-| `server.active_channels`; `channel.requests`, `total_outbufs_len`, `last_activity`, `requests_lock`, `close_when_flushed` | who still waits for an answer, who does not read | `tests/faults/test_clients.py` |
+| `server.pull_trigger`, `server.trigger` | no wake-up where no thread waits; something done in the loop | `tests/faults/test_shutdown.py` |
+| `server.accepting`, `handle_accept`, `maintenance`, `wasyncore.dispatcher.close` | many connections at once, a pause without descriptors, an end that answers all who came | `tests/faults/test_connections.py`, `test_shutdown.py` |
+| `server.active_channels`; `channel.requests`, `total_outbufs_len`, `last_activity`, `requests_lock`, `close_when_flushed`, `will_close`, `handle_close`, `handle_read`, `_flush_outbufs_below_high_watermark` | who still waits for an answer, who does not read, a close that cuts off no answer | `tests/faults/test_clients.py`, `test_connections.py`, `tests/http/test_malformed_http.py` |
 | `WSGITask.build_response_header`, `set_close_on_finish`, `ErrorTask.execute`; `task.request.headers` | `Connection: close` when it is, and 304 that keeps its connection | `tests/http/test_caching.py` |
 | `HTTPRequestParser.parse_header`, `header_plus` | malformed requests that waitress fails at | `tests/http/test_fuzz.py` |
 """  # noqa: E501

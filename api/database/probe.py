@@ -4,9 +4,10 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from api.database.errors import DatabaseError, UnavailableError
+from api.database.errors import DatabaseError
 
 HOLDS_S = 1.0
+LONGEST_WAIT_S = 10.0
 
 
 class Probe:
@@ -14,16 +15,18 @@ class Probe:
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
-        self._failure: DatabaseError | None = UnavailableError('database not asked yet')
+        self._failure: DatabaseError | None = None
         self._expires_at = 0.0
         self._asking = Lock()
 
     def ping(self) -> None:
         """Raise what is known to be wrong; who comes first after HOLDS_S asks, the others go on."""
-        if monotonic() > self._expires_at and self._asking.acquire(blocking=False):
+        timeout_s = 0 if self._expires_at else LONGEST_WAIT_S  # at first, nobody knows anything
+        if monotonic() > self._expires_at and self._asking.acquire(timeout=timeout_s):
             try:
-                self._ask()
-                self._failure = None
+                if monotonic() > self._expires_at:
+                    self._ask()
+                    self._failure = None
             except DatabaseError as ex:
                 self._failure = ex
             finally:

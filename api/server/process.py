@@ -120,7 +120,7 @@ def keep_standard_descriptors() -> None:
         pass
     os.close(descriptor)
     # Python has none where the descriptor was closed, and print() would take the output for it
-    sys.stderr = sys.stderr or os.fdopen(STDERR, 'w')
+    sys.stderr = sys.stderr or os.fdopen(STDERR, 'w', closefd=False)
 
 
 def return_memory() -> None:

@@ -113,6 +113,7 @@ def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
         API_WORKERS='2',
         API_STATEMENT_TIMEOUT_S='30',
         API_CLIENT_TIMEOUT_S=str(CLIENT_TIMEOUT_S),
+        API_UNREAD_LIMIT_MB='2000',
     )
     answer = api.get(TOP, headers={'Accept-Encoding': 'identity'})
     assert len(answer.content) > 10 * MIB

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.config import Settings
+from api.server.channel import MAX_UNREAD_BYTES
+from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
 from tests.support import DEADLINE_S, ApiProcess, is_listening, run, system_program, wait_for
 
@@ -34,6 +37,18 @@ def test_table_of_metrics_is_what_is_scraped(sample_url: str, start_api: Callabl
     # the pools are told of once a second
     wait_for(lambda: 'benefits_api_database_connections' in scraped(api))
     assert scraped(api) == told
+
+
+def test_table_of_limits_is_that_of_the_code() -> None:
+    defaults = Settings()
+    assert [default for _, default, _ in tables()['limit']] == [
+        f'{CONNECTION_LIMIT}, and what the system lets it open',
+        '`pool_size` + `pool_max_waiting`',
+        f'{MAX_HEADER_BYTES // 1024} KiB',
+        f'{MAX_BODY_BYTES // 1024} KiB',
+        f'{MAX_UNREAD_BYTES // 2**20} MiB',
+        f'`unread_limit_mb` ({defaults.unread_limit_mb})',
+    ]
 
 
 def test_table_of_endpoints_is_what_answers(api: ApiProcess) -> None:

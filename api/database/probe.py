@@ -21,8 +21,8 @@ class Probe:
 
     def ping(self) -> None:
         """Raise what is known to be wrong; who comes first after HOLDS_S asks, the others go on."""
-        timeout_s = 0 if self._expires_at else LONGEST_WAIT_S  # at first, nobody knows anything
-        if monotonic() > self._expires_at and self._asking.acquire(timeout=timeout_s):
+        wait_s = 0 if self._expires_at else LONGEST_WAIT_S  # at first, nobody knows anything
+        if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
             try:
                 if monotonic() > self._expires_at:
                     self._ask()

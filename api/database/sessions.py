@@ -26,8 +26,7 @@ GRACE_S = 1.0
 LEAST_POOL_TIMEOUT_S = 0.1
 # how a server that vanished is noticed: libpq's parameters, unless the URL has them
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# what a server says before it closes a connection: admin_shutdown, crash_shutdown,
-# cannot_connect_now, idle_session_timeout
+# before it closes a connection, a server says: shut down, crashed, not up yet, idle for too long
 ENDED = ('57P01', '57P02', '57P03', '57P05')
 
 # of its lines, the log needs those that say why there is no connection, which nobody else knows

@@ -27,8 +27,8 @@ class Page:
 class Entrance:
     """The root: sends a browser to the documentation, and tells a program where things are."""
 
-    def __init__(self, reports: list[str]) -> None:
-        self._links = {'documentation': '/docs', 'openapi': '/openapi.json', 'reports': reports}
+    def __init__(self, paths: list[str]) -> None:
+        self._links = {'documentation': '/docs', 'openapi': '/openapi.json', 'reports': paths}
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer by what the client prefers."""

@@ -124,6 +124,12 @@ class Rows:
         for id_ in ids:
             self.connection.execute('insert into venue values (%s, %s)', [id_, f'Venue {id_}'])
 
+    def many_venues(self) -> None:
+        """Insert so many that the answer of top-benefits has more than 10 MiB."""
+        self.connection.execute(
+            "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
+        )
+
     def people(self, *ids: int) -> None:
         """Insert people."""
         for id_ in ids:
@@ -272,15 +278,20 @@ def metric(api: ApiProcess | httpx.Client, name: str) -> float:
     return 0.0
 
 
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    """Return the API's worker processes."""
+    return psutil.Process(api.process.pid).children()
+
+
 @contextmanager
 def client_of_each_worker(
-    api: ApiProcess, workers: int | None = None
+    api: ApiProcess, count: int | None = None
 ) -> Iterator[dict[int, httpx.Client]]:
     """Connect until every worker has a client; yields the clients by their worker's pid.
 
     Args:
         api: The API.
-        workers: How many workers it has; by default, as many as run now.
+        count: How many workers it has; by default, as many as run now.
     """
     clients: dict[int, httpx.Client] = {}
     with ExitStack() as stack:
@@ -288,10 +299,10 @@ def client_of_each_worker(
             client = stack.enter_context(httpx.Client(base_url=api.url, timeout=DEADLINE_S))
             stream = client.get('/live').extensions['network_stream']
             port = stream.get_extra_info('client_addr')[1]
-            running = psutil.Process(api.process.pid).children()
+            running = workers(api)
             [pid] = [worker.pid for worker in running if port in ports(worker)]
             clients.setdefault(pid, client)
-            if len(clients) == (workers or len(running)):
+            if len(clients) == (count or len(running)):
                 break
         else:
             raise AssertionError(f'{len(clients)} workers take connections')

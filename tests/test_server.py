@@ -5,17 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
 
-from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, wait_for, wait_until_busy
+from tests.support import (
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    locked_uses,
+    wait_for,
+    wait_until_busy,
+    workers,
+)
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
-
-
-def workers(api: ApiProcess) -> list[psutil.Process]:
-    return psutil.Process(api.process.pid).children()
 
 
 @pytest.mark.parametrize(

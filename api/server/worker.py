@@ -78,9 +78,10 @@ class Worker:
         self._metrics.publish()
 
     def _receive_signals(self) -> None:
-        for number in SIGNALS:  # a terminal sends them to all processes; the parent decides
-            signal.signal(number, signal.SIG_IGN)
+        # to ignore one, even for a moment, would forget that it has come already
         signal.signal(signal.SIGTERM, lambda *_: self._end())
+        for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all processes
+            signal.signal(number, signal.SIG_IGN)  # the parent decides
         # from here on, those that the parent held back while it started this process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 

@@ -105,9 +105,7 @@ def disturb(api: ApiProcess, answered: int) -> None:
 def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    rows.connection.execute(
-        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
-    )
+    rows.many_venues()
     api = start_api(
         DATABASE_URL=database_url,
         API_WORKERS='2',
@@ -134,9 +132,7 @@ def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
 def test_client_that_asks_on_without_reading_is_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    rows.connection.execute(
-        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
-    )
+    rows.many_venues()
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='30', API_WORKERS='1')
     size = len(api.get(TOP, headers={'Accept-Encoding': 'identity'}).content)
     with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as client:
@@ -155,9 +151,7 @@ def test_client_that_asks_on_without_reading_is_disconnected(
 def test_clients_that_neither_send_nor_read_are_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    rows.connection.execute(
-        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
-    )
+    rows.many_venues()
     api = start_api(
         DATABASE_URL=database_url, API_CLIENT_TIMEOUT_S='2', API_STATEMENT_TIMEOUT_S='30'
     )

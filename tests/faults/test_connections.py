@@ -15,16 +15,12 @@ import psutil
 import pytest
 
 from db.embedded import EmbeddedServer, load
-from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, metric, wait_for
+from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, metric, wait_for, workers
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 LIVE = b'GET /live HTTP/1.1\r\nHost:a\r\n\r\n'
 ANSWER = b'{"status": "live"}'
 MIB = 2**20
-
-
-def workers(api: ApiProcess) -> list[psutil.Process]:
-    return psutil.Process(api.process.pid).children()
 
 
 def cpu_s(api: ApiProcess) -> float:
@@ -222,9 +218,7 @@ def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
 def test_clients_that_leave_most_unread_are_disconnected_beyond_a_limit(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    rows.connection.execute(
-        "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
-    )
+    rows.many_venues()
     api = start_api(
         DATABASE_URL=database_url,
         API_WORKERS='1',

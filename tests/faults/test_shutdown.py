@@ -17,7 +17,6 @@ from tests.faults.load import Load, failures
 from tests.support import (
     DEADLINE_S,
     ROOT,
-    ApiProcess,
     Rows,
     clean_environment,
     is_listening,
@@ -25,13 +24,10 @@ from tests.support import (
     metric,
     wait_for,
     wait_until_busy,
+    workers,
 )
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
-
-
-def workers(api: ApiProcess) -> list[psutil.Process]:
-    return psutil.Process(api.process.pid).children()
 
 
 def test_killed_worker_is_replaced(sample_url: str, start_api: Callable) -> None:

@@ -105,7 +105,8 @@ def create_app(
     app.add_route('/ready', Page(body=ready))
     exposition = Page(body=metrics.exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
     app.add_route('/metrics', exposition)
-    app.add_route('/openapi.json', Page(body=OPENAPI.read_bytes, cache_control='no-cache'))
+    contract = OPENAPI.read_bytes()
+    app.add_route('/openapi.json', Page(body=lambda: contract, cache_control='no-cache'))
     app.add_route('/', Entrance([report.path for report in reports]))
     app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
     swagger_ui.falcon_api_doc(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from api.database.errors import DatabaseError
+from api.database.errors import DatabaseError, UnavailableError
 
 HOLDS_S = 1.0
 LONGEST_WAIT_S = 10.0
@@ -15,7 +15,7 @@ class Probe:
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
-        self._failure: DatabaseError | None = None
+        self._failure: DatabaseError | None = UnavailableError('database not asked yet')
         self._expires_at = 0.0
         self._asking = Lock()
 

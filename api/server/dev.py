@@ -11,6 +11,7 @@ from watchfiles import DefaultFilter, watch
 
 from api.config import ConfigError, Settings, load_settings
 from api.server.listener import listen
+from api.server.process import keep_standard_descriptors
 from api.telemetry.log import configure_logging
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def main() -> int:
     The listening socket stays open here, so a request that comes while one server takes over
     from another waits instead of failing.
     """
+    keep_standard_descriptors()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = load_settings()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -121,9 +120,7 @@ def configure_logging(level: str, format_: str) -> None:
         level: The least severe level that is written, such as info.
         format_: A key of RENDERERS.
     """
-    # where the process has none, the next file that is opened would become it
-    fileno = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
-    sys.stderr = Stderr(fileno)
+    sys.stderr = Stderr(sys.stderr.fileno())
     handler = LineHandler(sys.stderr)
     handler.addFilter(Debounce())
     handler.setFormatter(LineFormatter(RENDERERS[format_]))

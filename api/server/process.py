@@ -14,7 +14,9 @@ from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
+# names and numbers of mallopt(3)
 M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
 MMAP_THRESHOLD_BYTES = 256 * 1024
 STDERR = 2
 # those that end the service
@@ -124,14 +126,16 @@ def keep_standard_descriptors() -> None:
 
 
 def return_memory() -> None:
-    """Make glibc give the memory of large answers back when they are gone.
+    """Make glibc give the memory of answers back when they are gone.
 
     By itself it raises the size from which it does that to the largest freed so far, up to
-    32 MiB (M_MMAP_THRESHOLD in mallopt(3)), and keeps the rest in an arena for each thread.
+    32 MiB, and keeps what is smaller in arenas, one for each thread, that only shrink at their
+    ends. Python runs one thread at a time, so one arena is enough.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, 'mallopt'):
         libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def allow_open_files(wanted: int) -> None:

@@ -30,6 +30,10 @@ OUTBUF_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 16
 # without a free descriptor, nothing else can be done than to wait for one
 ACCEPT_PAUSE_S = 0.5
+# a connection is left to workers that have fewer, for YIELDS times YIELD_S at most: one that is
+# busy for longer, or stuck, does not keep it waiting
+YIELD_S = 0.001
+YIELDS = 20
 # a client that keeps its connection has this long for one more request when a worker ends; the
 # answer tells it to connect anew
 LINGER_S = 1.0
@@ -53,17 +57,17 @@ class Watched(dict):
         if self._wanted.pop(descriptor, 0):
             self._selector.unregister(descriptor)
 
-    def look_at(self, thing: wasyncore.dispatcher) -> None:
-        """Watch for what an object wants now."""
+    def look_at(self, thing: wasyncore.dispatcher) -> int:
+        """Watch for what an object wants now, and return that."""
         if not self.holds(thing):
-            return
+            return 0
         descriptor = thing._fileno
         wanted = selectors.EVENT_READ if thing.readable() else 0
         if thing.writable():
             wanted |= selectors.EVENT_WRITE
         before = self._wanted.get(descriptor, 0)
         if wanted == before:
-            return
+            return wanted
         if not before:
             self._selector.register(descriptor, wanted, thing)
         elif not wanted:
@@ -71,6 +75,7 @@ class Watched(dict):
         else:
             self._selector.modify(descriptor, wanted, thing)
         self._wanted[descriptor] = wanted
+        return wanted
 
     def holds(self, thing: wasyncore.dispatcher) -> bool:
         """Tell whether an object is still open."""
@@ -90,6 +95,8 @@ class HttpServer(TcpWSGIServer):
         crew: The threads that run it.
         settings: How long to wait for clients.
         metrics: Where the channels count what never comes to the application.
+        connections: How many each worker has, in memory that all of them share.
+        number: Which worker this is, from 1.
     """
 
     channel_class = Channel
@@ -101,13 +108,18 @@ class HttpServer(TcpWSGIServer):
         crew: Crew,
         settings: Settings,
         metrics: Metrics,
+        connections: memoryview,
+        number: int,
     ) -> None:
         self.metrics = metrics
+        self._connections = connections
+        self._place = number - 1
         self._crew = crew
         workers = settings.workers or core_count()
         self._unread_limit_bytes = settings.unread_limit_mb * 1_000_000 // workers
         self._changed: deque[wasyncore.dispatcher] = deque()
         self._accepts_from = 0.0
+        self._yields = 0
         adjustments = Adjustments(
             ident=None,
             clear_untrusted_proxy_headers=False,
@@ -134,13 +146,18 @@ class HttpServer(TcpWSGIServer):
 
     def run_once(self, timeout_s: float) -> None:
         """Do what there is to do, or wait for it."""
-        self._map.look_at(self)
+        self._count_connections()
+        accepts = self._map.look_at(self)
         while self._changed:
             thing = self._changed.popleft()
             if getattr(thing, 'will_close', False):  # who reads nothing is never ready to write to
                 thing.handle_close()
             self._map.look_at(thing)
-        for thing, events in self._map.wait(timeout_s):
+        pause_s = self._accepts_from - time.monotonic()
+        ready = self._map.wait(min(timeout_s, pause_s) if pause_s > 0 else timeout_s)
+        if accepts and all(thing is not self for thing, _ in ready):  # another one took it
+            self._yields = 0
+        for thing, events in ready:
             if not self._map.holds(thing):  # closed by what came before
                 continue
             is_readable = thing.readable()
@@ -178,6 +195,11 @@ class HttpServer(TcpWSGIServer):
     def handle_accept(self) -> None:
         """Take in who has connected (called by waitress, whose own takes in one)."""
         for _ in range(min(ACCEPTED_AT_ONCE, CONNECTION_LIMIT - len(self._map))):
+            # workers that race for them would leave a client's connections at one of them
+            if self._yields < YIELDS and self._count_connections() > min(self._connections):
+                self._yields += 1
+                self._accepts_from = time.monotonic() + YIELD_S
+                return
             try:
                 connection, address = self.socket.accept()
             except (BlockingIOError, ConnectionError):  # another worker was first, or it is gone
@@ -188,6 +210,13 @@ class HttpServer(TcpWSGIServer):
                 return
             self.set_socket_options(connection)
             self._changed.append(self.channel_class(self, connection, address, self.adj, self._map))
+        self._yields = 0
+
+    def _count_connections(self) -> int:
+        """Tell the other workers how many there are here, and return it."""
+        count = len(self.active_channels) if self.accepting else CONNECTION_LIMIT
+        self._connections[self._place] = count
+        return count
 
     @property
     def is_listening(self) -> bool:
@@ -202,7 +231,7 @@ class HttpServer(TcpWSGIServer):
         if self.accepting:
             before = -1
             while before < len(self._map):
-                before = len(self._map)
+                before, self._yields = len(self._map), YIELDS
                 self.handle_accept()
             wasyncore.dispatcher.close(self)  # and not the trigger, which the loop still needs
 

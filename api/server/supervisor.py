@@ -102,8 +102,10 @@ class Supervisor:
         self._check = check
         self._pid = os.getpid()
         self._posts = [Post(n) for n in range(1, (settings.workers or core_count()) + 1)]
-        # by worker, when it last gave a sign of life; the memory is shared with all of them
+        # by worker, in memory shared with all of them: when it last gave a sign of life, and how
+        # many connections it has
         self._beats = memoryview(mmap.mmap(-1, 8 * len(self._posts))).cast('d')
+        self._connections = memoryview(mmap.mmap(-1, 8 * len(self._posts))).cast('q')
         # of the parent and each worker, what it counted
         self._snapshots = Snapshots(1 + len(self._posts))
         self._metrics = Metrics(self._snapshots)
@@ -160,6 +162,7 @@ class Supervisor:
         post.due_at = time.monotonic() + post.pause_s
         log.error('worker %s %s; the next starts in %g s', post.number, post.fate, post.pause_s)
         post.child, post.fate = None, ''
+        self._connections[post.number - 1] = CONNECTION_LIMIT  # nobody leaves one to the dead
 
     def _start(self, post: Post) -> None:
         post.started_at = self._beats[post.number - 1] = time.monotonic()
@@ -177,7 +180,8 @@ class Supervisor:
             self._beats[number - 1] = time.monotonic()
             return os.getppid() == self._pid
 
-        self._make_worker(Metrics(self._snapshots, number), number).run(beat)
+        metrics = Metrics(self._snapshots, number)
+        self._make_worker(metrics, self._connections, number).run(beat)
         return 0
 
     def _forgive(self) -> None:

@@ -31,6 +31,7 @@ class Worker:
         reports: What is served, and the loaded files.
         listener: The listening socket, shared with the other workers.
         metrics: What is counted.
+        connections: How many each worker has, in memory that all of them share.
         number: Which worker this is, from 1.
     """
 
@@ -40,6 +41,7 @@ class Worker:
         reports: dict[Report, Function],
         listener: socket.socket,
         metrics: Metrics,
+        connections: memoryview,
         number: int,
     ) -> None:
         self._shutdown_timeout_s = settings.shutdown_timeout_s
@@ -57,7 +59,9 @@ class Worker:
             metrics=metrics,
             make_way=self._crew.make_way,
         )
-        self._server = HttpServer(application, listener, self._crew, settings, metrics)
+        self._server = HttpServer(
+            application, listener, self._crew, settings, metrics, connections, number
+        )
 
     def run(self, beat: Callable[[], bool]) -> None:
         """Serve until SIGTERM, or until the parent is gone, and as long as answers need then.

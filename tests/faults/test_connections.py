@@ -29,6 +29,17 @@ def cpu_s(api: ApiProcess) -> float:
     return sum(one.user + one.system for one in times)
 
 
+def connection_counts(api: ApiProcess) -> list[int]:
+    """Return how many clients each worker has."""
+    return [
+        sum(
+            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == api.port
+            for connection in worker.net_connections('tcp')
+        )
+        for worker in workers(api)
+    ]
+
+
 class Pipeliner:
     """A client that sends one request after another without waiting for answers.
 
@@ -80,6 +91,26 @@ def ask(client: socket.socket) -> None:
         chunk = client.recv(65536)
         assert chunk
         answer += chunk
+
+
+def test_connections_opened_at_once_spread_over_the_workers(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    address = ('127.0.0.1', api.port)
+    spreads = []
+    for _ in range(20):
+        wait_for(lambda: connection_counts(api) == [0, 0])
+        with ExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+                for _ in range(16)
+            ]
+            for client in clients:
+                ask(client)
+            spreads.append(sorted(connection_counts(api)))
+    print(f'connections of two workers: {spreads}')
+    assert all(sum(spread) == 16 and max(spread) <= 10 for spread in spreads)
 
 
 @pytest.mark.parametrize('is_new', [False, True], ids=['kept connection', 'new connections'])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -54,6 +55,11 @@ def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiP
     wait_for(lambda: len(workers(api)) == 2)
     stuck, other = workers(api)
     stuck.suspend()
+    # it has the fewest connections, and nobody waits for it to take some
+    with ExitStack() as stack:
+        for _ in range(100):
+            client = stack.enter_context(httpx.Client(base_url=api.url, timeout=DEADLINE_S))
+            assert client.get('/live').status_code == 200
     wait_for(lambda: not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE)
     wait_for(lambda: len(workers(api)) == 2)
     assert other in workers(api)

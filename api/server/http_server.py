@@ -2,7 +2,6 @@
 
 import logging
 import selectors
-import socket
 import sys
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from waitress.server import TcpWSGIServer
 from api.config import Settings
 from api.server.channel import Channel
 from api.server.crew import Crew
+from api.server.listener import YIELD_S, Share
 from api.server.process import core_count
 from api.telemetry.metrics import Metrics
 
@@ -30,10 +30,6 @@ OUTBUF_BYTES = 64 * 1024
 ACCEPTED_AT_ONCE = 16
 # without a free descriptor, nothing else can be done than to wait for one
 ACCEPT_PAUSE_S = 0.5
-# a connection is left to workers that have fewer, for YIELDS times YIELD_S at most: one that is
-# busy for longer, or stuck, does not keep it waiting
-YIELD_S = 0.001
-YIELDS = 20
 # a client that keeps its connection has this long for one more request when a worker ends; the
 # answer tells it to connect anew
 LINGER_S = 1.0
@@ -91,12 +87,10 @@ class HttpServer(TcpWSGIServer):
 
     Args:
         application: The WSGI application.
-        listener: The listening socket.
+        share: The listening socket, and what to take from it.
         crew: The threads that run it.
         settings: How long to wait for clients.
         metrics: Where the channels count what never comes to the application.
-        connections: How many each worker has, in memory that all of them share.
-        number: Which worker this is, from 1.
     """
 
     channel_class = Channel
@@ -104,22 +98,19 @@ class HttpServer(TcpWSGIServer):
     def __init__(
         self,
         application: Callable,
-        listener: socket.socket,
+        share: Share,
         crew: Crew,
         settings: Settings,
         metrics: Metrics,
-        connections: memoryview,
-        number: int,
     ) -> None:
         self.metrics = metrics
-        self._connections = connections
-        self._place = number - 1
+        self._share = share
         self._crew = crew
         workers = settings.workers or core_count()
         self._unread_limit_bytes = settings.unread_limit_mb * 1_000_000 // workers
         self._changed: deque[wasyncore.dispatcher] = deque()
         self._accepts_from = 0.0
-        self._yields = 0
+        self._is_stopping = False
         adjustments = Adjustments(
             ident=None,
             clear_untrusted_proxy_headers=False,
@@ -133,6 +124,7 @@ class HttpServer(TcpWSGIServer):
             outbuf_high_watermark=OUTBUF_BYTES,
             outbuf_overflow=sys.maxsize,
         )
+        listener = share.listener
         super().__init__(
             application,
             map=Watched(),
@@ -155,8 +147,8 @@ class HttpServer(TcpWSGIServer):
             self._map.look_at(thing)
         pause_s = self._accepts_from - time.monotonic()
         ready = self._map.wait(min(timeout_s, pause_s) if pause_s > 0 else timeout_s)
-        if accepts and all(thing is not self for thing, _ in ready):  # another one took it
-            self._yields = 0
+        if accepts and all(thing is not self for thing, _ in ready):
+            self._share.has_ended()
         for thing, events in ready:
             if not self._map.holds(thing):  # closed by what came before
                 continue
@@ -195,9 +187,8 @@ class HttpServer(TcpWSGIServer):
     def handle_accept(self) -> None:
         """Take in who has connected (called by waitress, whose own takes in one)."""
         for _ in range(min(ACCEPTED_AT_ONCE, CONNECTION_LIMIT - len(self._map))):
-            # workers that race for them would leave a client's connections at one of them
-            if self._yields < YIELDS and self._count_connections() > min(self._connections):
-                self._yields += 1
+            self._count_connections()
+            if not self._is_stopping and self._share.yields():
                 self._accepts_from = time.monotonic() + YIELD_S
                 return
             try:
@@ -210,13 +201,9 @@ class HttpServer(TcpWSGIServer):
                 return
             self.set_socket_options(connection)
             self._changed.append(self.channel_class(self, connection, address, self.adj, self._map))
-        self._yields = 0
 
-    def _count_connections(self) -> int:
-        """Tell the other workers how many there are here, and return it."""
-        count = len(self.active_channels) if self.accepting else CONNECTION_LIMIT
-        self._connections[self._place] = count
-        return count
+    def _count_connections(self) -> None:
+        self._share.has(CONNECTION_LIMIT if self._is_stopping else len(self.active_channels))
 
     @property
     def is_listening(self) -> bool:
@@ -229,9 +216,9 @@ class HttpServer(TcpWSGIServer):
 
     def _stop_listening(self) -> None:
         if self.accepting:
-            before = -1
+            self._is_stopping, before = True, -1
             while before < len(self._map):
-                before, self._yields = len(self._map), YIELDS
+                before = len(self._map)
                 self.handle_accept()
             wasyncore.dispatcher.close(self)  # and not the trigger, which the loop still needs
 

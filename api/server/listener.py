@@ -1,13 +1,63 @@
-"""The listening socket."""
+"""The listening socket, and what share of its connections each worker takes."""
 
 import os
 import socket
+from dataclasses import dataclass
+from time import monotonic
 
 from api.config import ConfigError, Settings
 
 BACKLOG = 1024
 # the first descriptor that systemd's socket activation hands over (see sd_listen_fds)
 HANDED_OVER = 3
+# so long a worker leaves a connection to the others before it looks again, and so often
+YIELD_S = 0.001
+YIELDS = 200
+# to one that gave no sign of life in this time, none is left; a sign comes every few milliseconds
+SILENCE_S = 0.5
+# with so many times the connections of another, a worker has more; 9 and 8 are as good as equal
+MORE = 1.125
+
+
+@dataclass
+class Share:
+    """A worker's share of the connections that come to the listening socket of all.
+
+    Workers that race for them leave all that a client opens at once at one of them. So a worker
+    leaves them to the others while it has more than one of them, but not for long: whoever is busy
+    or stuck does not keep them waiting.
+
+    Attributes:
+        listener: The listening socket.
+        counts: How many connections each worker has, in memory that all of them share.
+        beats: When each gave a sign of life, by time.monotonic(), in such memory as well.
+        place: Where this worker's number is in there.
+    """
+
+    listener: socket.socket
+    counts: memoryview
+    beats: memoryview
+    place: int
+    _yields: int = 0
+
+    def has(self, count: int) -> None:
+        """Tell the other workers how many connections this one has."""
+        self.counts[self.place] = count
+
+    def yields(self) -> bool:
+        """Tell whether to leave a connection that is there to another worker, for YIELD_S."""
+        begin = monotonic() - SILENCE_S
+        own = self.counts[self.place]
+        others = zip(self.counts, self.beats, strict=True)
+        if any(count * MORE < own and beat > begin for count, beat in others):
+            self._yields += 1
+        else:
+            self._yields = 0
+        return 0 < self._yields <= YIELDS
+
+    def has_ended(self) -> None:
+        """Say that there is none any more."""
+        self._yields = 0
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -18,7 +18,7 @@ from api.http.reports import Report
 from api.server.check import NotCheckedError
 from api.server.check_process import Check, warn
 from api.server.http_server import CONNECTION_LIMIT
-from api.server.listener import listen
+from api.server.listener import Share, listen
 from api.server.process import (
     LONGEST_PAUSE_S,
     Child,
@@ -109,7 +109,7 @@ class Supervisor:
         # of the parent and each worker, what it counted
         self._snapshots = Snapshots(1 + len(self._posts))
         self._metrics = Metrics(self._snapshots)
-        self._make_worker = partial(Worker, settings, reports, listener)
+        self._make_worker = partial(Worker, settings, reports)
 
     def run(self) -> None:
         """Run until a signal."""
@@ -162,7 +162,6 @@ class Supervisor:
         post.due_at = time.monotonic() + post.pause_s
         log.error('worker %s %s; the next starts in %g s', post.number, post.fate, post.pause_s)
         post.child, post.fate = None, ''
-        self._connections[post.number - 1] = CONNECTION_LIMIT  # nobody leaves one to the dead
 
     def _start(self, post: Post) -> None:
         post.started_at = self._beats[post.number - 1] = time.monotonic()
@@ -180,8 +179,8 @@ class Supervisor:
             self._beats[number - 1] = time.monotonic()
             return os.getppid() == self._pid
 
-        metrics = Metrics(self._snapshots, number)
-        self._make_worker(metrics, self._connections, number).run(beat)
+        share = Share(self._listener, self._connections, self._beats, number - 1)
+        self._make_worker(share, Metrics(self._snapshots, number), number).run(beat)
         return 0
 
     def _forgive(self) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from api.database.sessions import Sessions
 from api.http.reports import Report
 from api.server.crew import Crew
 from api.server.http_server import HttpServer
+from api.server.listener import Share
 from api.server.process import SIGNALS
 from api.telemetry.metrics import Metrics
 
@@ -29,9 +29,8 @@ class Worker:
     Args:
         settings: The service's settings.
         reports: What is served, and the loaded files.
-        listener: The listening socket, shared with the other workers.
+        share: Its share of the connections that come.
         metrics: What is counted.
-        connections: How many each worker has, in memory that all of them share.
         number: Which worker this is, from 1.
     """
 
@@ -39,9 +38,8 @@ class Worker:
         self,
         settings: Settings,
         reports: dict[Report, Function],
-        listener: socket.socket,
+        share: Share,
         metrics: Metrics,
-        connections: memoryview,
         number: int,
     ) -> None:
         self._shutdown_timeout_s = settings.shutdown_timeout_s
@@ -59,9 +57,7 @@ class Worker:
             metrics=metrics,
             make_way=self._crew.make_way,
         )
-        self._server = HttpServer(
-            application, listener, self._crew, settings, metrics, connections, number
-        )
+        self._server = HttpServer(application, share, self._crew, settings, metrics)
 
     def run(self, beat: Callable[[], bool]) -> None:
         """Serve until SIGTERM, or until the parent is gone, and as long as answers need then.

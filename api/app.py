@@ -7,9 +7,9 @@ tags the answer and `Tracing` tells how it went.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import falcon
-import swagger_ui
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api import OPENAPI
@@ -21,9 +21,9 @@ from api.database.sessions import Sessions
 from api.http.auth import BearerTokens
 from api.http.cors import ExactCors
 from api.http.delivery import Delivery
-from api.http.pages import Entrance, Page
+from api.http.pages import Entrance, Page, SwaggerUi
 from api.http.parameters import check_route
-from api.http.problems import TYPE_PREFIX, ProblemKind, add_error_handlers
+from api.http.problems import add_error_handlers, meanings
 from api.http.reports import Report, ReportResource
 from api.telemetry.metrics import Metrics
 from api.telemetry.tracing import TracedRequest, Tracing
@@ -35,11 +35,7 @@ REPORTS = (
     Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_shared=True),
 )
 
-# of Swagger UI, as JavaScript: our own document, and no badge from a validator on the internet
-DOCS_PARAMETERS = {
-    'urls': '[{url: "/openapi.json", name: "Membership-benefits API"}]',
-    'validatorUrl': 'null',
-}
+DOCS = Path(__file__).with_name('docs.html')
 
 
 def load_reports() -> dict[Report, Function]:
@@ -108,12 +104,10 @@ def create_app(
     contract = OPENAPI.read_bytes()
     app.add_route('/openapi.json', Page(body=lambda: contract, cache_control='no-cache'))
     app.add_route('/', Entrance([report.path for report in reports]))
-    app.add_route(f'{TYPE_PREFIX}{{kind}}', ProblemKind())
-    swagger_ui.falcon_api_doc(
-        app,
-        config_rel_url='/openapi.json',
-        url_prefix='/docs',
-        title='Membership-benefits API',
-        parameters=DOCS_PARAMETERS,
-    )
+    for path, meaning in meanings().items():
+        app.add_route(path, Page(lambda body=meaning: body))
+    docs = Page(DOCS.read_bytes, 'no-cache', falcon.MEDIA_HTML)
+    for path in ('/docs', '/docs/'):
+        app.add_route(path, docs)
+    app.add_route('/docs/static/{name}', SwaggerUi())
     return app

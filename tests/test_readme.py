@@ -65,6 +65,7 @@ COMPARED_BY = {
     'status': 'http/test_openapi.py::test_table_of_problems_is_that_of_the_code',
     'endpoint': 'test_operating.py::test_table_of_endpoints_is_what_answers',
     'signal': 'test_operating.py::test_signal_that_is_not_handled_ends_parent_and_workers',
+    'waitress': 'http/test_malformed_http.py::test_table_of_what_waitress_decides',
     'limit': 'test_operating.py::test_table_of_limits_is_that_of_the_code',
     'name': 'test_operating.py::test_table_of_metrics_is_what_is_scraped',
 }

@@ -1,7 +1,6 @@
 """What keeps one kind of request from starving the others (Nygard, Release It!: bulkheads).
 
-Identical requests share one answer, few slow ones run at once, and no more than configured are
-let in: one too many is refused at once, and one that has waited too long then.
+Identical requests share one answer, few slow ones run at once, and one too many is refused.
 """
 
 import threading

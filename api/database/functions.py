@@ -37,9 +37,9 @@ class Function:
 
     Attributes:
         name: The file's name without .sql.
-        sql: The statement as psycopg takes it. A comment tells a DBA who looks at the server's
-            statements which file to open. It stands before the first word and after it:
-            pg_stat_statements of PostgreSQL 18 leaves out what comes before the statement.
+        sql: The statement as psycopg takes it, with a comment that tells a DBA which file to open,
+            before its first word and after it: pg_stat_statements of PostgreSQL 18 leaves out
+            what comes before the statement.
         binds: Its parameters, in the order of the statement.
         lines: The numbers of the statement's lines in the file, where comments stand between.
     """
@@ -53,10 +53,6 @@ class Function:
     def numbered_sql(self) -> str:
         """The statement with $1, $2 and so on for its binds."""
         return self.sql % {bind.name: f'${n}' for n, bind in enumerate(self.binds, start=1)}
-
-    def line_at(self, position: int) -> int:
-        """Return the line of the file for a position in numbered_sql, both counted from 1."""
-        return self.lines[self.numbered_sql[: position - 1].count('\n')]
 
 
 def load_function(path: Path) -> Function:

@@ -107,13 +107,11 @@ class Sessions:
         self._pool = ConnectionPool(
             connection_class=Session,
             kwargs=connection_parameters(settings, name),
-            # more than are needed only keep more backends busy, as the pool takes them in turns;
-            # what they are good for is to spread over replicas
+            # more than are needed only keep more backends busy, but spread over replicas
             min_size=min(settings.pool_min_size, settings.pool_size),
             max_size=settings.pool_size,
             max_lifetime=settings.pool_lifetime_s,
-            # never a long pause between two attempts: after these seconds the pool begins anew,
-            # and is as large as it was soon after an outage
+            # never a long pause between attempts: after these seconds the pool begins anew
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
             configure=lambda session: session.set_up(settings),
@@ -173,9 +171,8 @@ class Sessions:
         """Run a statement that only reads, once more if it was not its fault that it failed.
 
         A connection that turns out to be broken costs no request: all that were made before are
-        replaced, as they are likely to be broken too, and the statement runs on a new one. One
-        that a standby had to cancel to keep up with its primary runs once more as well, and one
-        that was chosen to resolve a deadlock. What ran into the statement timeout does not.
+        replaced, as they are likely to be broken too, and the statement runs on a new one. What a
+        standby cancelled to keep up, or PostgreSQL to end a deadlock, runs once more as well.
         """
         try:
             return self._read_once(sql, values, deadline, timings)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 
 import falcon
+from falcon.routing import StaticRoute
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Page:
     """What does not depend on the request: its body is called for each, and may raise."""
 
@@ -24,6 +26,18 @@ class Page:
     on_head = on_get
 
 
+class SwaggerUi:
+    """The files of Swagger UI, with the ranges and conditions that falcon knows."""
+
+    files = StaticRoute('/docs/static', str(files('swagger_ui') / 'static'))
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:
+        """Answer with one of them."""
+        self.files(req, resp)
+
+    on_head = on_get
+
+
 class Entrance:
     """The root: sends a browser to the documentation, and tells a program where things are."""
 
@@ -34,9 +48,7 @@ class Entrance:
         """Answer by what the client prefers."""
         resp.vary = ['Accept']
         if req.client_prefers([falcon.MEDIA_JSON, falcon.MEDIA_HTML]) == falcon.MEDIA_HTML:
-            resp.status = falcon.HTTP_FOUND
-            resp.location = '/docs'
-        else:
-            resp.media = self._links
+            raise falcon.HTTPFound('/docs')
+        resp.media = self._links
 
     on_head = on_get

@@ -43,6 +43,8 @@ PROBLEMS = {
         'The path does not take this method; the header Allow lists those it takes.'),
     'body-too-large': Kind(413, 'Body too large', by_status=True, meaning=
         'No request here needs a body.'),
+    'range-not-satisfiable': Kind(416, 'Range not satisfiable', by_status=True, meaning=
+        'The file has no such bytes; the header Content-Range tells how many it has.'),
     'headers-too-large': Kind(431, 'Headers too large', by_status=True, meaning=
         'The request line and the headers together are too long.'),
     'internal-error': Kind(500, 'Internal error', by_status=True, meaning=
@@ -130,15 +132,10 @@ def fail(_req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: di
     raise Problem(kind) from ex
 
 
-class ProblemKind:
-    """What a problem's type means."""
-
-    def on_get(self, _req: TracedRequest, resp: falcon.Response, kind: str) -> None:
-        """Answer with the kind's row of the table."""
-        if kind not in PROBLEMS:
-            raise falcon.HTTPRouteNotFound
-        row = PROBLEMS[kind]
+def meanings() -> dict[str, bytes]:
+    """Return what each kind of problem means, as JSON, by its type."""
+    pages = {}
+    for kind, row in PROBLEMS.items():
         fixed = {'type': TYPE_PREFIX + kind, 'title': row.title, 'status': row.status}
-        resp.media = fixed | {'meaning': row.meaning}
-
-    on_head = on_get
+        pages[fixed['type']] = json.dumps(fixed | {'meaning': row.meaning}).encode()
+    return pages

@@ -23,8 +23,7 @@ class Report:
         is_shared: Whether caches may keep its answers for others too, unless a token is needed,
             and give them a little late.
         is_slow: Whether it may not take all connections: few of these run at once.
-        as_of: The bind with the moment as of which it is made; an answer as of the past changes
-            seldom.
+        as_of: The bind with the moment that it tells of; an answer about the past changes seldom.
     """
 
     path: str

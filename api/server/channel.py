@@ -101,6 +101,8 @@ class Parser(HTTPRequestParser):
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
         self.check_framing(header_plus)
+        if self.command == 'OPTIONS' and self.path == '*':
+            self.path = '/'  # as good as any for what all have (RFC 9110, section 9.3.7)
 
     def check_framing(self, header_plus: bytes) -> None:
         """Refuse what two servers could read differently (RFC 9112, sections 3.2 and 6.3).

@@ -100,6 +100,9 @@ def prepare(session: Session, function: Function, place: str) -> None:
         if not refusal.sqlstate.startswith(FINAL):
             raise refusal
         position = refusal.diag.statement_position
-        line = f' line {function.line_at(int(position))}' if position else ''
-        message = f'{function.name}.sql{line}: {refusal.diag.message_primary} ({place})'
+        file = f'{function.name}.sql'
+        if position:
+            index = function.numbered_sql[: int(position) - 1].count('\n')
+            file += f' line {function.lines[index]}'
+        message = f'{file}: {refusal.diag.message_primary} ({place})'
         raise FunctionFileError(message)

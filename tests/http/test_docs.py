@@ -82,8 +82,6 @@ def test_page_shows_the_reports_and_tries_them_out(
         place = f'//div[contains(@class, "opblock-get") and .//*[@data-path="{path}"]]'
         block = wait.until(presence_of_element_located((By.XPATH, place)))
         block.find_element(By.CLASS_NAME, 'opblock-summary-control').click()
-        wait.until(lambda _, b=block: b.find_elements(By.CLASS_NAME, 'try-out__btn'))
-        block.find_element(By.CLASS_NAME, 'try-out__btn').click()
         execute = wait.until(
             lambda _, b=block: next(iter(b.find_elements(By.CSS_SELECTOR, 'button.execute')), None)
         )
@@ -106,3 +104,20 @@ def test_page_shows_the_reports_and_tries_them_out(
     severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
     assert severe == []
     assert failed_requests(browser, api.url) == []
+
+
+def test_files_of_the_page_know_methods_and_ranges(api: ApiProcess) -> None:
+    path = '/docs/static/swagger-ui.css'
+    whole = api.get(path)
+    assert whole.status_code == 200
+    assert whole.headers['content-type'] == 'text/css'
+    again = api.get(path, headers={'If-None-Match': whole.headers['etag']})
+    assert (again.status_code, again.content) == (304, b'')
+    part = api.get(path, headers={'Range': 'bytes=10-19'})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    beyond = api.get(path, headers={'Range': f'bytes={len(whole.content)}-'})
+    assert beyond.status_code == 416
+    assert beyond.headers['content-range'] == f'bytes */{len(whole.content)}'
+    assert beyond.json()['type'] == '/docs/problems/range-not-satisfiable'
+    assert api.client.post(path).status_code == 405
+    assert api.get('/docs/static/missing.css').status_code == 404

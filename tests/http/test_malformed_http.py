@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from tests.pages import tables
 from tests.support import DEADLINE_S, ApiProcess
 
 LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
@@ -64,6 +65,7 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (b'GET http://[/live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
         (b'GET http://[x]/live HTTP/1.1\r\nHost: a\r\n\r\n', 400),
         (b'GET * HTTP/1.1\r\nHost: a\r\n\r\n', 404),
+        (b'OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n', 200),
         (b'GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /% HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n', 400),
@@ -80,7 +82,7 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (LIVE + b'Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n', 400),
         (b'GET /live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
     ],
-    ids=range(41),
+    ids=range(42),
 )
 def test_odd_request_gets_a_clear_answer(
     api: ApiProcess, request_bytes: bytes, status: int
@@ -112,6 +114,25 @@ def test_refused_head_has_no_body(api: ApiProcess, lines: bytes, status: int) ->
     assert found == status
     assert headers['content-type'] == 'application/problem+json'
     assert body == b''
+
+
+@pytest.mark.parametrize(
+    'lines',
+    [
+        b'GET /live HTTP/1.1\r\nHost: a\r\nX-Request-ID: a\r\n b\r\n\r\n',
+        b'GET /live HTTP/1.1\r\nHost: a\r\nX_Request-ID: a\r\n\r\n',
+        b'GET /live HTTP/7.0\r\n\r\n',
+        b'GET %2Flive HTTP/1.1\r\nHost: a\r\n\r\n',
+        b'GET http://other/live HTTP/1.1\r\nHost: a\r\n\r\n',
+        LIVE + b'Upgrade: h2c\r\nConnection: upgrade\r\nExpect: nothing\r\n\r\n',
+        LIVE + b'Content-Length: 5\r\n\r\nhello',
+    ],
+    ids=range(7),
+)
+def test_table_of_what_waitress_decides(api: ApiProcess, lines: bytes) -> None:
+    assert len(tables()['waitress']) == 7
+    found, _, body = head_and_body(exchange(api, lines))
+    assert (found, json.loads(body)) == (200, {'status': 'live'})
 
 
 @pytest.mark.parametrize('body', [b'', b'x', b'{"personId": 2}'])

@@ -44,10 +44,19 @@ def load_reports() -> dict[Report, Function]:
     Raises:
         FunctionFileError: A file is missing or does not fit its path.
     """
-    reports = {report: load_function(FOLDER / f'{report.function}.sql') for report in REPORTS}
-    for report, function in reports.items():
-        check_route(report.path, function)
-    return reports
+    return {report: load_report(report) for report in REPORTS}
+
+
+def load_report(report: Report) -> Function:
+    """Load the file of a report; see load_reports."""
+    function = load_function(function_path(report))
+    check_route(report.path, function)
+    return function
+
+
+def function_path(report: Report) -> Path:
+    """Return the place of the file of a report."""
+    return FOLDER / f'{report.function}.sql'
 
 
 def create_app(

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,34 +59,61 @@ def dev(tmp_path: Path, unused_port: int, sample_url: str) -> Iterator[Dev]:
     assert running.process.wait(DEADLINE_S) == 0
 
 
-def test_edited_files_are_live_and_broken_ones_are_not(dev: Dev) -> None:
-    assert 'topBenefits180Days' in dev.get(TOP).json()[0]
-
+def test_edited_sql_is_live_on_the_next_request_and_a_broken_one_is_not(dev: Dev) -> None:
     sql = 'db/functions/top_benefits.sql'
-    dev.edit(sql, "'topBenefits180Days'", "'best'")
-    dev.wait_until_logged('top_benefits.sql changed, the new version is live')
-    assert 'best' in dev.get(TOP).json()[0]
+    text = (dev.folder / sql).read_text()
+    number = text.splitlines().index('from venue') + 1
+    faults = [
+        ('\nfrom venue\n', '\nfrom vanue\n', f'line {number}: relation \\"vanue\\" does not exist'),
+        (':timestamp::timestamptz', ':moment::timestamptz', 'undeclared parameter name'),
+        (text, '', 'must define top_benefits'),
+    ]
+    name = 'topBenefits180Days'
+    assert name in dev.get(TOP).json()[0]
+    for edit in range(5):
+        dev.edit(sql, f"'{name}'", f"'best{edit}'")
+        name = f'best{edit}'
+        assert name in dev.get(TOP).json()[0]
+        good = (dev.folder / sql).read_text()
+        old, new, complaint = faults[edit % len(faults)]
+        dev.edit(sql, old if old != text else good, new)
+        assert name in dev.get(TOP).json()[0]
+        dev.wait_until_logged(complaint)
+        (dev.folder / sql).write_text(good)
+        assert name in dev.get(TOP).json()[0]
+    dev.wait_until_logged('top_benefits.sql changed, the new version is live', times=10)
+    log = dev.log.read_text()
+    assert log.count('top_benefits.sql changed, the old version stays') == 5
+    assert 'status=5' not in log
 
-    number = (dev.folder / sql).read_text().splitlines().index('from venue') + 1
-    dev.edit(sql, '\nfrom venue\n', '\nfrom vanue\n')
-    dev.wait_until_logged(
-        f'top_benefits.sql changed, the old version stays: top_benefits.sql line {number}:'
-        ' relation \\"vanue\\" does not exist'
-    )
-    assert 'best' in dev.get(TOP).json()[0]
-    dev.edit(sql, '\nfrom vanue\n', '\nfrom venue\n')
-    dev.wait_until_logged('the new version is live', times=2)
 
-    dev.edit(sql, ':timestamp::timestamptz', ':moment::timestamptz')
-    dev.wait_until_logged('undeclared parameter name in query top_benefits: moment')
-    assert 'best' in dev.get(TOP).json()[0]
-    dev.edit(sql, ':moment::timestamptz', ':timestamp::timestamptz')
-    dev.wait_until_logged('the new version is live', times=3)
+def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:
+    statuses = []
+    stop = threading.Event()
 
-    dev.edit('api/app.py', '"live"', '"alive"')
-    dev.wait_until_logged('app.py changed, the new version is live')
-    assert dev.get('/live').json() == {'status': 'alive'}
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(dev.get('/live').status_code)
 
-    dev.edit('api/app.py', 'import falcon', 'import falcon from')
-    dev.wait_until_logged('the old version stays: app.py line')
-    assert dev.get('/live').json() == {'status': 'alive'}
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        dev.edit('api/app.py', '"live"', '"alive"')
+        dev.wait_until_logged('app.py changed, the new version is live')
+        assert dev.get('/live').json() == {'status': 'alive'}
+        dev.edit('api/app.py', 'import falcon', 'import falcon from')
+        dev.wait_until_logged('app.py changed, the old version stays')
+        assert dev.get('/live').json() == {'status': 'alive'}
+        # nor does a new one take over with a SQL file that is broken
+        dev.edit('db/functions/top_benefits.sql', 'from venue', 'from vanue')
+        dev.edit('api/app.py', 'import falcon from', 'import falcon')
+        dev.wait_until_logged('app.py changed, the old version stays', times=2)
+        assert dev.get(TOP).status_code == 200
+        dev.edit('db/functions/top_benefits.sql', 'from vanue', 'from venue')
+        dev.edit('api/app.py', '"alive"', '"kicking"')
+        dev.wait_until_logged('app.py changed, the new version is live', times=2)
+        assert dev.get('/live').json() == {'status': 'kicking'}
+    finally:
+        stop.set()
+        client.join(DEADLINE_S)
+    assert set(statuses) == {200}

@@ -20,8 +20,7 @@ class Report:
     Attributes:
         path: The path, with its parameters in braces.
         function: The file in db/functions that answers it, without .sql.
-        is_shared: Whether caches may keep its answers for others too, unless a token is needed,
-            and give them a little late.
+        is_shared: Whether caches may keep its answers for others, and give them a little late.
         is_slow: Whether it may not take all connections: few of these run at once.
         as_of: The bind with the moment that it tells of; an answer about the past changes seldom.
     """
@@ -41,8 +40,8 @@ class ReportResource:
     def __init__(
         self, report: Report, function: Function, bulkhead: Bulkhead, settings: Settings
     ) -> None:
-        self._report = report
-        self._function = function
+        self.report = report
+        self.function = function
         self._bulkhead = bulkhead
         scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
         # what a person has just used must not look available for long, so that is never stale
@@ -53,16 +52,17 @@ class ReportResource:
 
     def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
-        values = read_parameters(self._function, path, req.params)
+        function = self.function
+        values = read_parameters(function, path, req.params)
         body, missing = self._bulkhead.fetch(
-            self._function, values, req.timings, is_slow=self._report.is_slow
+            function, values, req.timings, is_slow=self.report.is_slow
         )
         if missing:
             name = http_name(missing)
             detail = f'There is no {name} {values[missing]}.'
             raise Problem('entity-not-found', detail, parameter=name)
         # instants in UTC as ISO 8601 sort as text
-        is_past = (values.get(self._report.as_of) or '9999') < datetime.now(UTC).isoformat()
+        is_past = (values.get(self.report.as_of) or '9999') < datetime.now(UTC).isoformat()
         resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
         resp.data = body

@@ -6,14 +6,14 @@
     http_server  waitress's server, as a worker runs it
     channel      a client's connection: what waitress reads and answers by itself
     crew         the threads of a worker
-    listener     the listening socket
+    listener     the listening socket, and what share of its connections a worker takes
     process      what a process asks of its system: cores, descriptors, memory, signals, children
     dev          `make dev`
 
 Imports anything of the service; only the commands import it (`__main__`, `db/embedded.py`).
 
-**waitress.** Only `http_server` and `channel` import it, and `crew` is the task dispatcher that it
-calls. This is all that they use of what it does not document. It is pinned to 3.0.2 in
+**waitress.** Only `http_server` and `channel` import it, and `dev`, which uses it as it is; `crew`
+is the task dispatcher that it calls. This is all that they use of what it does not document. It is pinned to 3.0.2 in
 `requirements/`; with another version, read these again.
 
 | what | why | the test that would notice |

@@ -1,49 +1,94 @@
-"""`python -m api.server.dev` serves, and serves anew when a .sql or .py file has changed."""
+"""`python -m api.server.dev` serves edited files: .sql on the next request, .py a second later."""
 
-import http.client
 import logging
+import multiprocessing
 import signal
-import subprocess
+import socket
 import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 
-from watchfiles import DefaultFilter, watch
+import falcon
+import waitress
+from watchfiles import PythonFilter, watch
 
+from api.app import create_app, function_path, load_report, load_reports
 from api.config import ConfigError, Settings, load_settings
-from api.server.listener import listen
+from api.database.functions import FunctionFileError
+from api.http.reports import Report, ReportResource
+from api.server.check import NotCheckedError, check_database
+from api.server.listener import listen, url_of
 from api.server.process import keep_standard_descriptors
 from api.telemetry.log import configure_logging
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
-# a server ends by itself shutdown_timeout_s and a second after a signal
-GRACE_S = 2.0
-SERVE = [sys.executable, '-m', 'api']
+API = Path(__file__).parents[1]
+THREADS = 16
+# a server that has not started by then does not
+START_LIMIT_S = 30
+# waitress finishes the answers in progress in 5 seconds
+STOP_LIMIT_S = 6
+# the new server is a Python of its own, which has read the files as they are now
+spawning = multiprocessing.get_context('spawn')
 
 
-class SourceFilter(DefaultFilter):
-    """Passes changes of .sql and .py files only."""
+class LiveFiles:
+    """Falcon middleware that loads a report's file anew when it has changed; a broken one stays.
 
-    def __call__(self, change: object, path: str) -> bool:
-        """Tell whether to look at a change."""
-        return path.endswith(('.sql', '.py')) and super().__call__(change, path)
+    Args:
+        settings: Where the database is, which judges the file.
+        reports: What is served.
+    """
+
+    def __init__(self, settings: Settings, reports: list[Report]) -> None:
+        self._settings = settings
+        self._seen = {report: changed_at(report) for report in reports}
+        self._lock = Lock()
+
+    def process_resource(
+        self, _req: falcon.Request, _resp: falcon.Response, resource: object, _params: dict
+    ) -> None:
+        """See to the file of what is asked for (called by falcon before each request)."""
+        if isinstance(resource, ReportResource):
+            with self._lock:
+                self._see_to(resource)
+
+    def _see_to(self, resource: ReportResource) -> None:
+        report, changed = resource.report, changed_at(resource.report)
+        if changed == self._seen[report]:
+            return
+        name = function_path(report).name
+        try:
+            function = load_report(report)
+            check_database(self._settings, [function])
+        except NotCheckedError as ex:  # asked again on the next request
+            log.warning('%s changed, the old version stays: %s', name, ex)
+            return
+        except FunctionFileError as ex:
+            log.error('%s changed, the old version stays: %s', name, ex)
+        else:
+            resource.function = function
+            log.info('%s changed, the new version is live', name)
+        self._seen[report] = changed
+
+
+def changed_at(report: Report) -> int:
+    """Return when a report's file was changed, in nanoseconds; 0 where there is none now."""
+    path = function_path(report)
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def main() -> int:
-    """Serve until SIGINT or SIGTERM.
-
-    The listening socket stays open here, so a request that comes while one server takes over
-    from another waits instead of failing.
-    """
+    """Serve until SIGINT or SIGTERM."""
     keep_standard_descriptors()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
         logging.getLogger('watchfiles').setLevel(logging.WARNING)
-        if error := complaint(set()):
-            raise ConfigError(error)
         listener = listen(settings)
     except ConfigError as ex:
         print(f'error: {ex}', file=sys.stderr)
@@ -51,70 +96,72 @@ def main() -> int:
     except KeyboardInterrupt:
         return 0
     with listener:
-        server = start(listener.fileno())
+        server = None
         try:
-            for changes in watch(ROOT / 'api', ROOT / 'db', watch_filter=SourceFilter()):
-                paths = {Path(path) for _, path in changes}
-                names = ', '.join(sorted(path.name for path in paths))
-                if error := complaint(paths):
-                    log.error('%s changed, the old version stays: %s', names, error)
-                    continue
-                stop(server, settings)
-                server = start(listener.fileno())
-                wait_for(server, *listener.getsockname()[:2])
-                log.info('%s changed, the new version is live', names)
+            server = start(listener)
+            if not server:
+                return 1
+            log.info('listening on %s', url_of(listener))
+            for changes in watch(API, watch_filter=PythonFilter()):
+                names = ', '.join(sorted(Path(path).name for _, path in changes))
+                if following := start(listener):
+                    stop(server)
+                    server = following
+                    log.info('%s changed, the new version is live', names)
+                else:
+                    log.error('%s changed, the old version stays', names)
         except KeyboardInterrupt:
             pass
         finally:
-            stop(server, settings)
+            stop(server)
     return 0
 
 
-def complaint(paths: set[Path]) -> str | None:
-    """Say in one line why the files as they are now cannot be served; None if they can.
+def start(listener: socket.socket) -> BaseProcess | None:
+    """Start a server on the listening socket beside the one that is there.
 
-    Args:
-        paths: The files that have changed.
+    Returns:
+        Its process once it serves; None if it does not, and has said why.
     """
-    for path in paths:
-        if path.suffix == '.py' and path.exists():
-            try:
-                compile(path.read_bytes(), path, 'exec')
-            except SyntaxError as ex:
-                return f'{path.name} line {ex.lineno}: {ex.msg}'
-    check = subprocess.run([*SERVE, '--check'], capture_output=True, text=True, check=False)
-    if check.returncode == 0:
-        return None
-    return (check.stderr.strip().splitlines() or ['the check failed'])[-1].removeprefix('error: ')
-
-
-def start(fileno: int) -> subprocess.Popen:
-    """Start a server on a listening socket, handed over as systemd does (see sd_listen_fds)."""
-    command = ['sh', '-c', f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{fileno}', 'sh', *SERVE]
-    # a session of its own, so that Ctrl-C ends this process, which then ends the server
-    return subprocess.Popen(command, pass_fds=[fileno], start_new_session=True)
-
-
-def stop(server: subprocess.Popen, settings: Settings) -> None:
-    """End a server, whatever it does."""
-    server.terminate()
+    is_ready, say_ready = spawning.Pipe(duplex=False)
+    server = spawning.Process(target=serve, args=(listener, say_ready))
+    server.start()
+    say_ready.close()
     try:
-        server.wait(settings.shutdown_timeout_s + GRACE_S)
-    except subprocess.TimeoutExpired:
+        if is_ready.poll(START_LIMIT_S):
+            is_ready.recv()
+            return server
+    except EOFError:
+        pass
+    stop(server)
+    return None
+
+
+def stop(server: BaseProcess | None) -> None:
+    """End a server, whatever it does."""
+    if server:
+        server.terminate()
+        server.join(STOP_LIMIT_S)
         server.kill()
 
 
-def wait_for(server: subprocess.Popen, host: str, port: int) -> None:
-    """Wait until a server answers, or has ended."""
-    connection = http.client.HTTPConnection(host, port, timeout=1)
-    while server.poll() is None:
-        try:
-            connection.request('GET', '/live')
-            connection.getresponse()
-        except OSError:
-            connection.close()
-        else:
-            break
+def serve(listener: socket.socket, say_ready: Connection) -> None:
+    """Serve until SIGTERM (what happens in the other process)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        reports = load_reports()
+        check_database(settings, reports.values())
+    except (ConfigError, FunctionFileError, NotCheckedError) as ex:
+        sys.exit(f'error: {ex}')
+    app = create_app(settings, reports=reports)
+    app.add_middleware(LiveFiles(settings, list(reports)))
+    server = waitress.create_server(app, sockets=[listener], threads=THREADS, ident=None)
+    say_ready.send(True)
+    server.run()
+    logging.shutdown()
 
 
 if __name__ == '__main__':

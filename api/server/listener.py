@@ -80,6 +80,12 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket) -> str:
+    """Return where a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+
+
 def open_listener(settings: Settings) -> socket.socket:
     """Listen on the configured address; see listen."""
     try:

@@ -18,7 +18,7 @@ from api.http.reports import Report
 from api.server.check import NotCheckedError
 from api.server.check_process import Check, warn
 from api.server.http_server import CONNECTION_LIMIT
-from api.server.listener import Share, listen
+from api.server.listener import Share, listen, url_of
 from api.server.process import (
     LONGEST_PAUSE_S,
     Child,
@@ -129,14 +129,10 @@ class Supervisor:
             self._stop()
 
     def _tell_that_it_serves(self) -> None:
-        host, port = self._listener.getsockname()[:2]
         figures = {'workers': len(self._posts), 'pool_size': self._settings.pool_size}
-        log.info(
-            'listening on http://%s:%s',
-            f'[{host}]' if ':' in host else host,
-            port,
-            extra={'version': VERSION, **figures},
-        )
+        told = {'version': VERSION, **figures}
+        log.info('listening on %s', url_of(self._listener), extra=told)
+        host = self._listener.getsockname()[0]
         if not self._settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
             log.warning('whoever reaches this address may read the reports: no token is set')
 

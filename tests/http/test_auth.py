@@ -43,6 +43,13 @@ def test_known_token_is_let_in(guarded: ApiProcess, path: str) -> None:
         assert answer.status_code == 200
 
 
+def test_hash_counts_to_its_last_digit(sample_url: str, start_api: Callable) -> None:
+    almost = HASH[:-1] + ('0' if HASH[-1] != '0' else '1')
+    api = start_api(DATABASE_URL=sample_url, API_TOKEN_SHA256=almost)
+    answer = api.get('/metrics', headers={'Authorization': f'Bearer {TOKEN}'})
+    assert answer.status_code == 401
+
+
 @pytest.mark.parametrize('path', GUARDED)
 @pytest.mark.parametrize(
     'header',

@@ -185,7 +185,7 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     }
 
 
-def test_sessions_are_read_only_in_utc_with_a_timeout_and_a_name(
+def test_slow_statement_is_a_timeout_and_its_session_has_a_name(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     # the answers of a throwaway table stand in for looking into the API's sessions

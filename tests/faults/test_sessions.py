@@ -1,0 +1,64 @@
+"""What the database sees of a session, and how often a statement runs that fails."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.support import ApiProcess, Rows, metric, wait_for
+
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+SETTINGS = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')
+
+
+def replace_by_view(rows: Rows, columns: str, condition: str) -> None:
+    """Put a view in the place of the table of benefits."""
+    rows.connection.execute('alter table benefit rename to benefit_rows')
+    rows.connection.execute(
+        f'create view benefit as select {columns} from benefit_rows where {condition}'
+    )
+
+
+def test_session_is_set_as_configured(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    rows.benefit(1)
+    shown = " || ' ' || ".join(f"current_setting('{name}')" for name in SETTINGS)
+    replace_by_view(rows, f'id, "venueId", {shown} as title, recurrence', 'true')
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='7')
+    [benefit] = api.get(AVAILABLE).json()
+    assert benefit['title'] == '7s UTC on UTF8'
+
+
+@pytest.mark.parametrize(
+    'failure',
+    [
+        'perform pg_terminate_backend(pg_backend_pid())',
+        "raise serialization_failure using message = 'again'",
+        "raise deadlock_detected using message = 'again'",
+    ],
+    ids=['connection lost', '40001', '40P01'],
+)
+def test_statement_that_fails_twice_is_not_run_again(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess], failure: str
+) -> None:
+    rows.connection.execute('create sequence runs')
+    rows.connection.execute(
+        'create function fail() returns boolean language plpgsql as'
+        f" $$ begin perform nextval('runs'); {failure}; return true; end $$"
+    )
+    rows.benefit(1)
+    replace_by_view(rows, '*', 'fail()')
+    # a sequence is not for sessions that only read
+    api = start_api(DATABASE_URL=database_url, API_SESSION_SETTINGS='false', API_WORKERS='1')
+    answer = api.get(AVAILABLE)
+    assert answer.status_code == 503
+    assert answer.json()['type'] == '/docs/problems/database-unavailable'
+    assert rows.connection.execute('select last_value from runs').fetchone() == (2,)
+    wait_for(lambda: metric(api, 'database_retries_total') == 1)
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(
+            'create or replace function fail() returns boolean language plpgsql as'
+            ' $$ begin return true; end $$'
+        )
+    assert api.get(AVAILABLE).status_code == 200

@@ -15,13 +15,14 @@ points as (
     from params
     inner join benefit on params.venue_id = benefit."venueId"
     inner join lateral (
-        select params.as_of - interval '180 days' as moment
+        select greatest(params.as_of - interval '180 days', timestamp '0001-01-01') as moment
         union all
         select benefit_usage."usageTimestamp"
         from benefit_usage
         where
             benefit_usage."benefitId" = benefit.id
-            and benefit_usage."usageTimestamp" > params.as_of - interval '180 days'
+            and benefit_usage."usageTimestamp"
+            > greatest(params.as_of - interval '180 days', timestamp '0001-01-01')
             and benefit_usage."usageTimestamp" <= params.as_of
         union all
         select params.as_of

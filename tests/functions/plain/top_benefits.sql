@@ -11,7 +11,8 @@ counted as (
     from params
     inner join benefit_usage
         on
-            params.as_of - interval '180 days' < benefit_usage."usageTimestamp"
+            greatest(params.as_of - interval '180 days', timestamp '0001-01-01')
+            < benefit_usage."usageTimestamp"
             and params.as_of >= benefit_usage."usageTimestamp"
     group by benefit_usage."benefitId"
 ),

@@ -115,8 +115,10 @@ def create_app(
     app.add_route('/', Entrance([report.path for report in reports]))
     for path, meaning in meanings().items():
         app.add_route(path, Page(lambda body=meaning: body))
-    docs = Page(DOCS.read_bytes, 'no-cache', falcon.MEDIA_HTML)
+    page = DOCS.read_bytes()
+    if not settings.token_sha256:
+        page = page.replace(b'<body>', b'<body class="no-tokens">')
     for path in ('/docs', '/docs/'):
-        app.add_route(path, docs)
+        app.add_route(path, Page(lambda: page, 'no-cache', falcon.MEDIA_HTML))
     app.add_route('/docs/static/{name}', SwaggerUi())
     return app

@@ -11,7 +11,7 @@ from typing import get_type_hints
 import pytest
 
 from api.config import ConfigError, Settings, load_settings, places
-from tests.support import ROOT, ApiProcess, clean_environment
+from tests.support import DEADLINE_S, ROOT, ApiProcess, clean_environment
 
 # of every setting: its name, its key in the file and its variable
 SETTINGS = [
@@ -54,7 +54,7 @@ def run_api(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
     )
 

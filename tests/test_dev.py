@@ -48,7 +48,7 @@ class Dev:
         path.write_text(text.replace(old, new, 1))
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+        return httpx.get(self.url + path, timeout=DEADLINE_S)
 
 
 @pytest.fixture

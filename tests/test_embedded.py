@@ -135,7 +135,7 @@ def assert_answers(run: Run) -> None:
         'docs',
     ]
     for url in urls:
-        answer = httpx.get(url, timeout=30, follow_redirects=True)
+        answer = httpx.get(url, timeout=DEADLINE_S, follow_redirects=True)
         assert answer.status_code == 200
         assert len(answer.text if url.endswith('/docs') else answer.json()) > 2
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.server.http_server import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from tests.support import ApiProcess, settled_output
+from tests.support import DEADLINE_S, ApiProcess, settled_output
 
 # the same examples in every run
 FUZZ = settings(
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 def exchange(api: ApiProcess, sent: bytes) -> list[Answer]:
     """Send bytes and the filler; returns all answers, which are well-formed HTTP."""
     received = b''
-    with socket.create_connection(('127.0.0.1', api.port), timeout=30) as connection:
+    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
         with suppress(ConnectionError):  # refused before all of it was sent
             connection.sendall(sent + FILLER)
         with suppress(ConnectionError):  # closed with some of it unread, after the answer

@@ -26,8 +26,6 @@ GRACE_S = 1.0
 LEAST_POOL_TIMEOUT_S = 0.1
 # how a server that vanished is noticed: libpq's parameters, unless the URL has them
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# before it closes a connection, a server says: shut down, crashed, not up yet, idle for too long
-ENDED = ('57P01', '57P02', '57P03', '57P05')
 
 # of its lines, the log needs those that say why there is no connection, which nobody else knows
 logging.getLogger('psycopg.pool').addFilter(
@@ -201,7 +199,8 @@ class Sessions:
         try:
             return session.execute(sql, values, prepare=self._settings.prepare).fetchone()
         except psycopg.OperationalError as ex:
-            if session.broken or ex.sqlstate in ENDED:
+            # a session outlives its parallel workers, but who has ended one may end it next
+            if session.broken or isinstance(ex, psycopg.errors.AdminShutdown):
                 raise ConnectionLostError from ex
             raise
         finally:

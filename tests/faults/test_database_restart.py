@@ -111,6 +111,38 @@ def test_lost_backend_costs_no_request(
     assert api.get(REPORT).status_code == 200
 
 
+def test_ended_parallel_worker_costs_no_request(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    for benefit in range(1, 7):
+        rows.benefit(benefit)
+        rows.uses(benefit, *['2024-07-01'] * 50)
+    for statement in (
+        # parallel, whatever it costs, and slow
+        f'alter database {rows.connection.info.dbname} set parallel_setup_cost = 0',
+        f'alter database {rows.connection.info.dbname} set parallel_tuple_cost = 0',
+        'alter table benefit_usage rename to quick',
+        'alter table quick set (parallel_workers = 2)',
+        'create function slowly(integer) returns boolean language plpgsql stable parallel safe'
+        " as 'begin perform pg_sleep(0.01); return true; end'",
+        'create view benefit_usage as select * from quick where slowly(id)',
+    ):
+        rows.connection.execute(statement)
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
+    end_workers = (
+        'select count(pg_terminate_backend(pid)) from pg_stat_activity'
+        " where backend_type = 'parallel worker' and wait_event = 'PgSleep'"
+        ' and datname = current_database()'
+    )
+    with ThreadPoolExecutor() as clients:
+        answer = clients.submit(
+            httpx.get, f'{api.url}{REPORT}?timestamp=2024-07-02', timeout=DEADLINE_S
+        )
+        wait_for(lambda: rows.connection.execute(end_workers).fetchone() != (0,))
+        assert answer.result().status_code == 200
+    assert metric(api, 'database_retries_total') == 1
+
+
 def test_log_of_an_outage_says_why_and_answers_do_not(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -71,7 +71,7 @@ class Bulkhead:
         if first is not mine:
             self._metrics.shared.inc()
             self._make_way()
-            with timings.waiting():
+            with timings.waiting():  # as long as the first one, whose every wait has a limit
                 return first.result()
         deadline = monotonic() + self._settings.pool_timeout_s
         run = self._run_slow if is_slow else self._sessions.fetch

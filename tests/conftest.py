@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from api.server.process import allow_open_files
 from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port
 
@@ -19,6 +20,9 @@ for number, handler in {
 }.items():
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+# tests are more clients at once than a process has files by default
+allow_open_files(4096)
 
 
 @pytest.fixture(scope='session')

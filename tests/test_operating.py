@@ -12,7 +12,15 @@ from api.config import Settings
 from api.server.channel import MAX_UNREAD_BYTES
 from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
-from tests.support import DEADLINE_S, ApiProcess, is_listening, run, system_program, wait_for
+from tests.support import (
+    DEADLINE_S,
+    ROOT,
+    ApiProcess,
+    is_listening,
+    run,
+    system_program,
+    wait_for,
+)
 
 TOKEN = 'a-token-that-nobody-guesses'
 
@@ -41,7 +49,7 @@ def test_table_of_metrics_is_what_is_scraped(sample_url: str, start_api: Callabl
 
 def test_table_of_limits_is_that_of_the_code() -> None:
     defaults = Settings()
-    assert [default for _, default, _ in tables()['limit']] == [
+    assert [default for _, default, *_ in tables()['limit']] == [
         f'{CONNECTION_LIMIT}, and what the system lets it open',
         '`pool_size` + `pool_max_waiting`',
         f'{MAX_HEADER_BYTES // 1024} KiB',
@@ -49,6 +57,14 @@ def test_table_of_limits_is_that_of_the_code() -> None:
         f'{MAX_UNREAD_BYTES // 2**20} MiB',
         f'`unread_limit_mb` ({defaults.unread_limit_mb})',
     ]
+
+
+def test_table_of_limits_names_tests_that_there_are() -> None:
+    sources = [path.read_text() for path in (ROOT / 'tests').rglob('test_*.py')]
+    for *_, shown_by in tables()['limit']:
+        assert names(shown_by)
+        for name in names(shown_by):
+            assert any(f'\ndef {name}(' in source for source in sources), name
 
 
 def test_table_of_endpoints_is_what_answers(api: ApiProcess) -> None:

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from api.server.http_server import CONNECTION_LIMIT
 from db.embedded import EmbeddedServer, load
 from tests.support import DEADLINE_S, ApiProcess, Rows, locked_uses, metric, wait_for, workers
 
@@ -165,6 +166,33 @@ def test_idle_connections_cost_no_processor_time(
     assert crowded_s < 1.6 * alone_s
 
 
+def test_connection_beyond_the_limit_waits_until_others_end(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    [worker] = workers(api)
+    address = ('127.0.0.1', api.port)
+    with ExitStack() as stack:
+        taken_in, *others = [
+            stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+            for _ in range(CONNECTION_LIMIT)
+        ]
+        late = stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+        late.sendall(LIVE)
+        # the server's own files count too
+        wait_for(lambda: worker.num_fds() >= CONNECTION_LIMIT)
+        for _ in range(20):
+            ask(taken_in)
+        late.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            late.recv(1)
+        late.settimeout(DEADLINE_S)
+        for other in others[:20]:
+            other.close()
+        ask(late)
+    assert workers(api) == [worker]
+
+
 def test_without_a_free_descriptor_new_connections_wait(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -261,16 +289,20 @@ def test_clients_that_leave_most_unread_are_disconnected_beyond_a_limit(
     size = len(api.get(top, headers={'Accept-Encoding': 'identity'}).content)
     assert size > 10 * MIB
     [worker] = workers(api)
+    clients = []
     with ExitStack() as stack:
         for number in range(30):
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.settimeout(DEADLINE_S)
             client.connect(('127.0.0.1', api.port))
-            client.sendall(LIVE.replace(b'/live', top.encode()))
+            client.sendall(b'GET %b HTTP/1.1\r\nHost:a\r\nConnection:close\r\n\r\n' % top.encode())
+            clients.append(client)
             wait_for(lambda n=number: metric(api, answered) >= n + 2)
         assert worker.memory_full_info().uss < 250 * MIB
         assert 'a client that leaves too much unread is disconnected' in api.output()
         # whoever reads is answered
         assert len(api.get(top, headers={'Accept-Encoding': 'identity'}).content) == size
+        received = [len(client.makefile('rb').read()) for client in clients]
+        assert 0 < sum(length < size for length in received) < len(clients)
     assert workers(api) == [worker]

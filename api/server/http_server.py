@@ -110,6 +110,7 @@ class HttpServer(TcpWSGIServer):
         self._unread_limit_bytes = settings.unread_limit_mb * 1_000_000 // workers
         self._changed: deque[wasyncore.dispatcher] = deque()
         self._accepts_from = 0.0
+        self._full_until = 0.0
         self._is_stopping = False
         adjustments = Adjustments(
             ident=None,
@@ -197,13 +198,14 @@ class HttpServer(TcpWSGIServer):
                 return
             except OSError as ex:
                 log.warning('cannot take in connections: %s', ex.strerror)
-                self._accepts_from = time.monotonic() + ACCEPT_PAUSE_S
+                self._accepts_from = self._full_until = time.monotonic() + ACCEPT_PAUSE_S
                 return
             self.set_socket_options(connection)
             self._changed.append(self.channel_class(self, connection, address, self.adj, self._map))
 
     def _count_connections(self) -> None:
-        self._share.has(CONNECTION_LIMIT if self._is_stopping else len(self.active_channels))
+        takes_none = self._is_stopping or time.monotonic() < self._full_until
+        self._share.has(CONNECTION_LIMIT if takes_none else len(self.active_channels))
 
     @property
     def is_listening(self) -> bool:

@@ -217,6 +217,35 @@ def test_without_a_free_descriptor_new_connections_wait(
     assert workers(api) == [worker]
 
 
+def test_worker_without_a_free_descriptor_holds_up_no_connection_of_another(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    address = ('127.0.0.1', api.port)
+    wait_for(lambda: len(workers(api)) == 2)
+
+    def ask_anew() -> float:
+        """Return how long 40 new connections take, each with a request."""
+        began = time.monotonic()
+        for _ in range(40):
+            with socket.create_connection(address, timeout=DEADLINE_S) as client:
+                ask(client)
+        return time.monotonic() - began
+
+    with ExitStack() as stack:
+        for _ in range(40):
+            ask(stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S)))
+        before_s = ask_anew()
+        full = workers(api)[0]
+        limit = full.num_fds() + 1
+        resource.prlimit(full.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        for _ in range(60):
+            ask(stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S)))
+        full_s = ask_anew()
+    print(f'{before_s:.2f} s, and {full_s:.2f} s beside a full worker')
+    assert full_s < 5 * before_s + 2
+
+
 def test_worker_goes_on_with_the_threads_that_it_has(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -209,6 +209,7 @@ class ApiProcess:
     Attributes:
         client: Talks to it.
         process: The process; its output goes to `log`.
+        collector: The process that reads its output from a pipe, if one does.
     """
 
     def __init__(
@@ -218,14 +219,20 @@ class ApiProcess:
         *,
         folder_of_project: Path = ROOT,
         launch: Sequence[str] = (),
+        is_piped: bool = False,
     ) -> None:
         self.log = folder / f'api-{next(numbers)}.log'
-        with self.log.open('wb') as log:
+        self.collector: subprocess.Popen | None = None
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open('wb'))
+            if is_piped:
+                self.collector = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=output)
+                output = stack.enter_context(self.collector.stdin)
             self.process = subprocess.Popen(
                 [*launch, sys.executable, '-m', 'api'],
                 cwd=folder_of_project,
                 env=clean_environment() | {'API_PORT': '0'} | environment,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
         # a quiet log does not tell the port: such a test chooses it
@@ -258,7 +265,10 @@ class ApiProcess:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE_S)
+        status = self.process.wait(DEADLINE_S)
+        if self.collector:  # has read all
+            self.collector.wait(DEADLINE_S)
+        return status
 
 
 def metric(api: ApiProcess | httpx.Client, name: str) -> float:
@@ -340,6 +350,25 @@ def missing(message: str) -> NoReturn:
     if os.environ.get('CI'):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@contextmanager
+def small_file_system(folder: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB over an empty folder; yields that."""
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        missing('no right to mount a file system on this machine')
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free on the file system of a folder."""
+    with (folder / 'filling').open('wb', buffering=0) as file:
+        while os.statvfs(folder).f_bfree:
+            file.write(bytes(4096))
 
 
 def free_port() -> int:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,9 +25,10 @@ from tests.support import (
     ROOT,
     clean_environment,
     client_of_each_worker,
+    fill,
     is_listening,
     metric,
-    missing,
+    small_file_system,
     wait_for,
 )
 
@@ -162,28 +162,14 @@ def test_service_without_a_standard_error_has_no_log(sample_url: str, unused_por
         process.wait(DEADLINE_S)
 
 
-@contextmanager
-def small_file_system(folder: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB; yields where."""
-    folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        missing('no right to mount a file system on this machine')
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', '--lazy', str(folder)], check=True)
-
-
 def test_full_temporary_folder_is_nothing_to_the_metrics(
     sample_url: str, start_api: Callable, tmp_path: Path
 ) -> None:
+    (tmp_path / 'small').mkdir()
     with small_file_system(tmp_path / 'small') as folder:
         api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', TMPDIR=str(folder))
         workers = {worker.pid for worker in psutil.Process(api.process.pid).children()}
-        with (folder / 'filling').open('wb', buffering=0) as file:
-            while os.statvfs(folder).f_bfree:
-                file.write(bytes(4096))
+        fill(folder)
         for path in [*PATHS, '/live', '/ready', '/docs/', '/openapi.json', '/nowhere']:
             for _ in range(20):
                 answer = httpx.get(api.url + path, timeout=DEADLINE_S)

@@ -3,13 +3,17 @@
 #   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
 #   GENERIC=1   explain the generic plan        SECONDS=3 CLIENTS=1   how long and how many pgbench runs
 #   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
-# For make bench: how many uses and venues are loaded, how long one HTTP measurement takes, where JSON goes
-#   USAGES=20000000   VENUES=10000   SECONDS=3   OUT=file
+# For make bench: how many uses and venues are loaded, the fewer uses of growth, how long one HTTP measurement takes and
+# how often it is made, what is measured or drawn, other PostgreSQLs for versions, the folder of figures and pictures
+#   USAGES=20000000   VENUES=10000   GROWTH='20000 2000000'   SECONDS=3   ROUNDS=5
+#   PARTS=http,price,growth,memory,versions,draw   POSTGRES_BINS='/usr/lib/postgresql/15/bin'   OUT=docs/speed
 
 PYTHON ?= python3
 T ?= tests
 USAGES ?= 2000000
 SECONDS ?= 3
+ROUNDS ?= 5
+OUT ?= bench-results
 CLIENTS ?= 1
 MINUTES ?= 1
 
@@ -69,9 +73,10 @@ format: .venv/installed ## Mend what ruff and sqlfluff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix --disable-progress-bar db
 
-bench: .venv/installed .venv-bench/installed ## Measure speed and memory (USAGES=20000000 for many uses)
-	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) \
-	    $(if $(VENUES),--venues $(VENUES)) $(if $(OUT),--out $(OUT))
+bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw it (USAGES=20000000 for many uses)
+	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) --rounds $(ROUNDS) --out $(OUT) \
+	    $(if $(VENUES),--venues $(VENUES)) $(if $(GROWTH),--growth $(GROWTH)) \
+	    $(if $(PARTS),--parts $(PARTS)) $(if $(POSTGRES_BINS),--postgres $(POSTGRES_BINS))
 
 .venv-bench/installed: requirements/bench.txt
 	@$(CREATE)

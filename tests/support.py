@@ -90,10 +90,16 @@ def run(*command: str) -> str:
 class GuardedServer(EmbeddedServer):
     """A server on a port of this machine that asks for passwords, with a role `reader`."""
 
-    def __init__(self) -> None:
-        super().__init__(listen_addresses='127.0.0.1', password_encryption='scram-sha-256')
+    def __init__(self, **options: str) -> None:
+        super().__init__(
+            listen_addresses='127.0.0.1', password_encryption='scram-sha-256', **options
+        )
         with psycopg.connect(self.url()) as admin:
             admin.execute("create role reader login password 'hunter2'")
+
+    def reader_url(self, database: str) -> str:
+        """Return the URL with which the role connects to a database, by TCP."""
+        return f'postgresql://reader:hunter2@127.0.0.1:{self.settings["port"]}/{database}'
 
     def prestart(self) -> None:
         """Choose a port (called by the base class)."""

@@ -215,7 +215,7 @@ def test_killed_run_leaves_no_server(running: Run) -> None:
 def test_password_is_no_argument_of_psql() -> None:
     with GuardedServer() as guarded:
         psql_program = program(guarded, 'psql')
-        url = f'postgresql://reader:hunter2@127.0.0.1:{guarded.settings["port"]}/test'
+        url = guarded.reader_url('test')
         command = (sys.executable, '-m', 'db.embedded')
         with subprocess.Popen(
             [*command, 'sh', '-c', f'exec "{psql_program}" "$DATABASE_URL" -XAt'],

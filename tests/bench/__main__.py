@@ -7,22 +7,42 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 
-from db.embedded import EmbeddedServer, EmbeddedServerError
+from db.embedded import EmbeddedServerError
 from tests.bench import http, memory, sql
-from tests.bench.data import Size, busiest_venue, fill, make_database, server_options
-from tests.bench.servers import FASTAPI
+from tests.bench.data import Databases, Size, databases
+from tests.bench.results import AVAILABLE, INACTIVITY, TOP, Results
+from tests.bench.servers import BENCH_PYTHON, CORES
+from tests.bench.tables import aligned, failures, filled, tables
+from tests.support import ROOT
 
 USES_PER_VENUE = 2000
 BENEFITS_PER_VENUE = 5
 PERSONS_PER_VENUE = 10
 MIN_VENUES = 10
-# the ratio of inactivity_periods to its plain form depends on how much the plain form has to read
-FULL_USAGES = 20_000_000
+# statements are quicker measured than servers
+SQL_ROUNDS_TIMES = 3
+COMPARED = ('asyncpg', 'fastapi', 'granian', 'gunicorn', 'uvicorn')
+REPORTS = [INACTIVITY, AVAILABLE, TOP]
+PARTS = ('http', 'price', 'growth', 'memory')
+# on other PostgreSQLs
+VERSIONS = 'versions'
+DRAW = 'draw'
+# what lets a part fail, and no other
+FAULTS = (
+    EmbeddedServerError,
+    psycopg.Error,
+    subprocess.SubprocessError,
+    OSError,
+    RuntimeError,
+    AssertionError,
+)
 
 
 def say(text: str) -> None:
@@ -30,139 +50,135 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def show(title: str, rows: list[dict]) -> None:
-    """Print rows of the same keys as a table."""
-    if not rows:
-        return
-    cells = [list(rows[0])] + [['-' if v is None else str(v) for v in r.values()] for r in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(f'\n{title}')
-    for line in cells:
-        print('  ' + '  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
-
-
-def targets(results: dict[str, list[dict]], usages: int) -> list[dict]:
-    """Return a row for each figure that the service is meant to reach.
+class Bench:
+    """One run.
 
     Args:
-        results: The rows of the other tables by name.
-        usages: How many uses were loaded.
+        arguments: Those of the command.
     """
 
-    def value(table: str, column: str, **key: object) -> float | None:
-        found = (r[column] for r in results[table] if key.items() <= r.items())
-        return next(found, None)
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        venues = arguments.venues or max(MIN_VENUES, arguments.usages // USES_PER_VENUE)
+        persons = venues * PERSONS_PER_VENUE
+        self._size = Size(arguments.usages, venues, venues * BENEFITS_PER_VENUE, persons)
+        sizes = arguments.growth or [arguments.usages // part for part in (1000, 100, 10)]
+        self._sizes = sorted({*sizes, arguments.usages} - {0})
+        self._seconds = arguments.seconds
+        self._rounds = arguments.rounds
+        self._results = Results(arguments.out)
+        self._parts = arguments.parts
+        self._postgres = arguments.postgres
+        self._begun: set[str] = set()
+        self.has_failed = False
 
-    at_16 = {'report': 'available_benefits', 'connections': 16}
-    http_ratio = value('http', 'ours/this', server=FASTAPI, **at_16)
-    figures = [
-        (
-            f'inactivity_periods, times as fast as the plain form (meant at {FULL_USAGES:,} uses)',
-            value('sql', 'plain/ours', report='inactivity_periods', uses=usages),
-            200,
-            None,
-        ),
-        (
-            'inactivity_periods, time against a hundredth of the uses',
-            value('sql', 'growth', report='inactivity_periods', uses=usages),
-            None,
-            1.5,
-        ),
-        (
-            'top_benefits, times as fast as the plain form (aim 2)',
-            value('sql', 'plain/ours', report='top_benefits', uses=usages),
-            1.5,
-            None,
-        ),
-        (
-            'top_benefits, time against a bare count (aim 1.0)',
-            value('sql', 'ours/count', report='top_benefits', uses=usages),
-            None,
-            1.7,
-        ),
-        (
-            'available_benefits, answers/s against FastAPI at 16 connections (aim 1.3)',
-            http_ratio,
-            1.0,
-            None,
-        ),
-        (
-            'top_benefits, memory above idle in sizes of the answer of 100,000 venues',
-            value('memory', 'peak/answer', venues=100_000),
-            None,
-            3,
-        ),
-    ]
-    return [
-        {
-            'figure': figure,
-            'measured': measured,
-            'target': f'>= {least}' if least else f'<= {most}',
-            'reached': reached(measured, least, most),
+    def run(self) -> None:
+        """Measure every part; what one has found stays if it or another one fails."""
+        here = [part for part in PARTS if part in self._parts]
+        there = self._postgres if VERSIONS in self._parts else []
+        plan = [*here, *(f'{VERSIONS} ({folder})' for folder in there)]
+        if here:
+            with self._tried('the server'), databases(self._size) as server:
+                for number, part in enumerate(here, 1):
+                    self._measure(part, server, plan[number:])
+        for number, folder in enumerate(there, len(here) + 1):
+            os.environ['POSTGRES_BIN'] = folder
+            with self._tried(folder), databases(self._size) as server:
+                self._measure(VERSIONS, server, plan[number:])
+
+    def _measure(self, part: str, where: Databases, left: list[str]) -> None:
+        """Measure a part and keep what it finds.
+
+        Args:
+            part: Its name.
+            where: The server for it.
+            left: What is measured after it.
+        """
+        say(f'\n{part} on PostgreSQL {where.version}; then: {", ".join(left) or "nothing"}')
+        rounds = self._rounds * SQL_ROUNDS_TIMES
+        measures: dict[str, Callable[[], Iterator[dict]]] = {
+            'http': lambda: http.measure(part, where, http.OTHERS, self._rounds, self._seconds),
+            'price': lambda: http.measure(part, where, http.PRICE, self._rounds, self._seconds),
+            'growth': lambda: sql.measure(part, where, self._sizes, REPORTS, rounds),
+            'memory': lambda: memory.measure(part, where, self._rounds),
+            VERSIONS: lambda: sql.measure(part, where, self._sizes, [TOP], rounds),
         }
-        for figure, measured, least, most in figures
-    ]
+        with self._tried(part):
+            if part not in self._begun:
+                self._begun.add(part)
+                self._results.begin(part, self._run(where.version))
+            for record in measures[part]():
+                self._results.add(part, record)
 
-
-def reached(measured: float | None, least: float | None, most: float | None) -> str:
-    """Return whether a figure is within its limits."""
-    if measured is None:
-        return 'not measured'
-    within = (least is None or measured >= least) and (most is None or measured <= most)
-    return 'yes' if within else 'no'
-
-
-def machine(url: str) -> list[dict]:
-    """Return one row about what was measured on."""
-    with psycopg.connect(url) as connection:
-        version = connection.execute('show server_version').fetchone()[0]
-    return [
-        {
-            'cores': os.cpu_count(),
+    def _run(self, version: str) -> dict:
+        """Return when, where and with what a part is measured."""
+        size = self._size
+        now = datetime.now(UTC)
+        return {
+            'date': f'{now:%Y-%m-%d}',
+            'time': f'{now:%H:%M} UTC',
+            'commit': output('git', 'describe', '--always', '--dirty'),
+            'cores': CORES,
             'memory_gb': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
             'load_at_start': round(os.getloadavg()[0], 2),
             'system': platform.system(),
-            'python': platform.python_version(),
-            'postgresql': version.split()[0],
+            'PostgreSQL': version,
+            'Python': platform.python_version(),
+            'packages': packages(),
+            'uses': f'{size.usages:,}',
+            'venues': f'{size.venues:,}',
+            'benefits': f'{size.benefits:,}',
+            'persons': f'{size.persons:,}',
+            'seconds': self._seconds,
+            'rounds': self._rounds,
         }
-    ]
+
+    @contextmanager
+    def _tried(self, what: str) -> Iterator[None]:
+        """Go on after the block when it fails."""
+        try:
+            yield
+        except FAULTS as ex:
+            self.has_failed = True
+            print(f'error: {what}: {ex}', file=sys.stderr)
 
 
-def run(size: Size, seconds: int) -> dict[str, list[dict]]:
-    """Load, measure and clean up; returns the rows of every table by name."""
-    results = {}
-    options = server_options()
-    listed = ', '.join(f'{name}={value}' for name, value in options.items())
-    say(f'Starting a throwaway PostgreSQL with {listed} ...')
-    with EmbeddedServer(**options) as server:
-        results['machine'] = machine(server.url())
-        urls = {}
-        for part in (100, 10, 1):
-            usages = size.usages // part
-            say(
-                f'Loading {usages:,} uses over 400 days, {size.venues:,} venues,'
-                f' {size.benefits:,} benefits, {size.persons:,} persons ...'
-            )
-            urls[usages] = make_database(server, f'uses_{usages}')
-            fill(urls[usages], Size(usages, size.venues, size.benefits, size.persons))
-        url = urls[size.usages]
-        venue = busiest_venue(url)
-        say(f'SQL (the busiest venue is {venue}):')
-        results['sql'] = sql.measure(urls, size, venue, seconds, say)
-        report_s = {
-            row['report']: row['ours_ms'] / 1000
-            for row in results['sql']
-            if row['uses'] == size.usages
-        }
-        say('HTTP:')
-        results['http'] = http.measure(
-            url, server.binaries, size, report_s=report_s, seconds=seconds, say=say
-        )
-        say('Memory:')
-        results['memory'] = memory.measure(server, say)
-        say('Stopping the server and removing its files ...')
-    results['target'] = targets(results, size.usages)
-    return results
+def output(*command: str) -> str:
+    """Return what a command prints in the project's folder, '-' if it fails or is not there."""
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return '-'
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of what is compared."""
+    code = (
+        'import importlib.metadata as m, json, sys;'
+        'print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))'
+    )
+    found = output(str(BENCH_PYTHON), '-c', code, *COMPARED)
+    return {} if found == '-' else json.loads(found)
+
+
+def show(folder: Path) -> None:
+    """Print the tables of all that was measured, and put them into the page of that folder."""
+    results = Results(folder)
+    made = tables(results)
+    for table in made:
+        print(f'\n{aligned(table)}', end='')
+    print(f'\nRequests over HTTP that failed: {failures(results)}')
+    # docs/speed.md is the page of docs/speed
+    page = folder.with_suffix('.md')
+    if page.exists():
+        page.write_text(filled(page.read_text(), made))
+
+
+def draw(folder: Path) -> bool:
+    """Draw the pictures of all that was measured; returns whether it could be done."""
+    command = [str(BENCH_PYTHON), '-m', 'tests.bench.pictures', str(folder.resolve())]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
@@ -177,47 +193,40 @@ def between(least: int, most: int) -> Callable[[str], int]:
     return integer
 
 
+def parts(text: str) -> list[str]:
+    """Return an argument's parts of the bench, as they are separated by commas."""
+    named = text.split(',')
+    if unknown := set(named) - {*PARTS, VERSIONS, DRAW}:
+        allowed = ','.join([*PARTS, VERSIONS, DRAW])
+        raise argparse.ArgumentTypeError(f'no {min(unknown)!r} among {allowed}')
+    return named
+
+
 def main() -> int:
-    """Measure the reports on a throwaway database, in SQL, over HTTP and in memory."""
+    """Measure the reports on throwaway databases: over HTTP, in SQL, and in memory."""
     parser = argparse.ArgumentParser(prog='python -m tests.bench', description=main.__doc__)
+    count = between(1, 10**9)
     parser.add_argument('--usages', type=between(10_000, 10**9), default=2_000_000)
+    parser.add_argument('--growth', type=count, nargs='*', help='fewer uses to measure SQL with')
     parser.add_argument('--venues', type=between(1, 10**6), help='default: by the uses')
     parser.add_argument('--seconds', type=between(1, 60), default=3, help='of one measurement')
-    parser.add_argument('--out', type=Path, help='where the tables go as JSON')
+    parser.add_argument('--rounds', type=between(1, 100), default=5)
+    parser.add_argument(
+        '--parts', type=parts, default=[*PARTS, VERSIONS, DRAW], help='separated by commas'
+    )
+    parser.add_argument('--postgres', nargs='*', default=[], help="folders of others' programs")
+    parser.add_argument('--out', type=Path, required=True, help='the folder of all that is made')
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    venues = arguments.venues or max(MIN_VENUES, arguments.usages // USES_PER_VENUE)
-    size = Size(arguments.usages, venues, venues * BENEFITS_PER_VENUE, venues * PERSONS_PER_VENUE)
+    bench = Bench(arguments)
     try:
-        results = run(size, arguments.seconds)
+        bench.run()
     except KeyboardInterrupt:
         say('\nInterrupted; everything that was started is stopped and removed.')
         return 128 + signal.SIGINT
-    except (
-        EmbeddedServerError,
-        psycopg.Error,
-        subprocess.TimeoutExpired,
-        RuntimeError,
-        AssertionError,
-    ) as ex:
-        print(f'error: {ex}', file=sys.stderr)
-        return 1
-    titles = {
-        'machine': 'Machine',
-        'sql': (
-            "In SQL: medians, also of the rounds' ratios. ours and plain_cached may have a plan for"
-            ' any values, plain is planned for its own; growth is against a hundredth of the uses'
-        ),
-        'http': f'Over HTTP: medians of {http.ROUNDS} rounds in turns',
-        'memory': 'Memory of one process, medians of fresh ones; peak and after are above idle',
-        'target': 'Targets',
-    }
-    for name, title in titles.items():
-        show(title, results[name])
-    if arguments.out:
-        loaded = {'seconds': arguments.seconds} | vars(size)
-        arguments.out.write_text(json.dumps({'options': loaded} | results, indent=2) + '\n')
-    return 0
+    show(arguments.out)
+    has_drawn = DRAW not in arguments.parts or draw(arguments.out)
+    return 0 if has_drawn and not bench.has_failed else 1
 
 
 if __name__ == '__main__':

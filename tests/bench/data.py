@@ -1,12 +1,15 @@
 """The databases that are measured: skewed and deterministic, on a server with realistic memory."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import psycopg
 from tqdm import tqdm
 
-from db.embedded import EmbeddedServer, load
+from db.embedded import load
+from tests.support import GuardedServer
 
 CHUNK = 100_000
 GIB = 2**30
@@ -94,17 +97,59 @@ def server_options() -> dict[str, str]:
     }
 
 
-def make_database(server: EmbeddedServer, name: str) -> str:
-    """Make an empty database with the schema; returns its URL."""
-    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
-        admin.execute(f'create database {name}')
-    url = server.url(database=name)
-    load(url, 'schema.sql')
-    return url
+class Databases:
+    """The databases of one server, each made when it is first asked for.
+
+    Args:
+        server: The server.
+        size: What the largest has; the others have fewer uses and otherwise the same.
+
+    Attributes:
+        version: The server's.
+        size: As given.
+    """
+
+    def __init__(self, server: GuardedServer, size: Size) -> None:
+        self._server = server
+        self._names: set[str] = set()
+        self.size = size
+        with psycopg.connect(server.url()) as connection:
+            version = connection.execute('show server_version').fetchone()[0]
+        self.version = version.split()[0]
+
+    def url(self, usages: int) -> str:
+        """Return the URL of the database with so many uses, through a Unix socket."""
+        name = f'uses_{usages}'
+        if name not in self._names:
+            size = replace(self.size, usages=usages)
+            fill(self.make(name), size, f'PostgreSQL {self.version}: loading {usages:,} uses')
+            self._names.add(name)
+        return self._server.url(database=name)
+
+    def served(self, url: str) -> str:
+        """Return the URL of a loaded database for the service: TCP, and a role that reads."""
+        with psycopg.connect(url) as connection:
+            connection.execute('grant select on all tables in schema public to reader')
+            return self._server.reader_url(connection.info.dbname)
+
+    def make(self, name: str) -> str:
+        """Make an empty database with the schema; returns its URL."""
+        with psycopg.connect(self._server.url(database='postgres'), autocommit=True) as admin:
+            admin.execute(f'create database {name}')
+        url = self._server.url(database=name)
+        load(url, 'schema.sql')
+        return url
 
 
-def fill(url: str, size: Size) -> None:
-    """Load a database with the schema in chunks, showing how far it is.
+@contextmanager
+def databases(size: Size) -> Iterator[Databases]:
+    """Run a throwaway server for databases until the block ends."""
+    with GuardedServer(**server_options()) as server:
+        yield Databases(server, size)
+
+
+def fill(url: str, size: Size, title: str) -> None:
+    """Load a database with the schema in chunks, showing how far it is under a title.
 
     The keys of benefit_usage are dropped meanwhile and the other indexes made afterwards, since
     checking millions of rows one by one takes longer than the rest.
@@ -117,7 +162,7 @@ def fill(url: str, size: Size) -> None:
         for name, _ in reversed(keys):
             connection.execute(f'alter table benefit_usage drop constraint "{name}"')
         connection.execute('select setseed(0.5)')
-        with tqdm(total=size.usages, unit=' uses', unit_scale=True, mininterval=0.5) as progress:
+        with tqdm(desc=title, total=size.usages, unit=' uses', unit_scale=True) as progress:
             for first in range(1, size.usages + 1, CHUNK):
                 last = min(first + CHUNK - 1, size.usages)
                 connection.execute(USES, values | {'first': first, 'last': last})

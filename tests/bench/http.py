@@ -1,40 +1,57 @@
-"""The reports over HTTP: wrk against the service, its competitors, and pgbench without any HTTP."""
+"""The reports over HTTP: wrk against the service, its competitors, and pgbench without any HTTP.
+
+wrk opens its connections at once and keeps them, as a pool of connections does, draws other ids for
+every request, and as a C program takes the least of the cores, which it shares with the servers.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
-from statistics import median
 
 import psycopg
 
 from api.database.functions import FOLDER
-from tests.bench.data import Size
-from tests.bench.servers import BENCH_PYTHON, CORES, FASTAPI, OTHER_WSGI, OURS, Server, running
+from db.embedded import find_binaries
+from tests.bench.data import Databases, Size
+from tests.bench.progress import Steps
+from tests.bench.results import (
+    AVAILABLE,
+    FASTAPI,
+    FASTAPI_QUIET,
+    GRANIAN,
+    GUNICORN,
+    INACTIVITY,
+    OURS,
+    OURS_QUIET,
+    OURS_UNCOUNTED,
+    PGBENCH,
+    TOP,
+)
+from tests.bench.servers import CORES, Server, running
+from tests.bench.sql import warm_time_s
 from tests.support import until
 
-CONNECTIONS = (1, 16, 64)
-ROUNDS = 3
 WARM_UP_S = 1
-# a measurement in which each connection would not get two answers is made longer, up to this factor
-MAX_LONGER = 10
+# a measurement in which each connection would not get two answers is made longer
+ANSWERS_PER_CONNECTION = 2
 GRACE_S = 120
-PGBENCH = 'pgbench'
 
 # how a URL is made in Lua
 REQUESTS = {
-    'top_benefits': "'/venues/top-benefits'",
-    'available_benefits': (
+    TOP: "'/venues/top-benefits'",
+    AVAILABLE: (
         "'/venues/' .. math.random(VENUES)"
         " .. '/available-benefits?personId=' .. math.random(PERSONS)"
     ),
-    'inactivity_periods': "'/venues/' .. math.random(VENUES) .. '/inactivity-periods'",
+    INACTIVITY: "'/venues/' .. math.random(VENUES) .. '/inactivity-periods'",
 }
 
 # every thread draws other ids, and the same ones each time
@@ -58,13 +75,30 @@ PGBENCH_HEAD = r"""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one measurement found; latencies in milliseconds, None where they are not known."""
+class Comparison:
+    """What is measured in turns.
 
-    per_s: float
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    errors: int | None = None
+    Attributes:
+        report: The report that is asked for.
+        connections: How many connections are kept and asked on.
+        servers: Who answers.
+        rounds_times: How many times the usual rounds are made, where small differences count.
+    """
+
+    report: str
+    connections: int
+    servers: tuple[str, ...]
+    rounds_times: int = 1
+
+
+EVERYBODY = (OURS, OURS_QUIET, FASTAPI, FASTAPI_QUIET, GRANIAN, GUNICORN, PGBENCH)
+SOME = (OURS, FASTAPI_QUIET, PGBENCH)
+OTHERS = [
+    *(Comparison(AVAILABLE, connections, EVERYBODY) for connections in (1, 2, 4, 16, 64)),
+    *(Comparison(INACTIVITY, connections, SOME) for connections in (1, 16)),
+    *(Comparison(TOP, connections, SOME) for connections in (1, 4)),
+]
+PRICE = [Comparison(AVAILABLE, 16, (OURS, OURS_QUIET, OURS_UNCOUNTED), rounds_times=3)]
 
 
 class Scripts:
@@ -90,184 +124,140 @@ class Scripts:
         return self._write(f'{report}.sql', PGBENCH_HEAD + sql)
 
 
-def wrk(server: Server, script: Path, connections: int, seconds: int) -> Figures:
-    """Run wrk against a server."""
+def wrk(server: Server, script: Path, connections: int, seconds: int) -> dict:
+    """Run wrk against a server.
+
+    Returns:
+        Answers in a second, latencies in milliseconds, how many requests failed, and how many
+        connections each worker had in the middle.
+    """
     arguments = [f'-t{min(CORES, connections)}', f'-c{connections}', f'-d{seconds}s']
-    found = output(
-        ['wrk', *arguments, '--timeout', f'{GRACE_S}s', '-s', str(script), server.url], seconds
-    )
+    command = ['wrk', *arguments, '--timeout', f'{GRACE_S}s', '-s', str(script), server.url]
+    found, spread = output(command, seconds, server.spread)
     result = re.search(r'RESULT (\d+) (\d+) (\d+) (\d+) (\d+)', found)
     if not result:
-        raise RuntimeError(f'wrk failed on {server.name}:\n{found}{server.log.read_text()}')
+        raise RuntimeError(f'wrk failed on {server.name}:\n{found}')
     requests, duration_us, p50_us, p99_us, errors = map(int, result.groups())
-    return Figures(requests / duration_us * 1e6, p50_us / 1000, p99_us / 1000, errors)
+    return {
+        'per_s': round(requests / duration_us * 1e6, 2),
+        'p50_ms': p50_us / 1000,
+        'p99_ms': p99_us / 1000,
+        'errors': errors,
+        'spread': spread,
+    }
 
 
-def pgbench(
-    program: Path, database_url: str, script: Path, connections: int, seconds: int
-) -> Figures:
-    """Run pgbench on a database with as many clients as there are connections."""
+def pgbench(program: str, url: str, script: Path, connections: int, seconds: int) -> dict:
+    """Run pgbench on a database with as many clients as there are connections.
+
+    Returns:
+        Transactions in a second.
+    """
     arguments = ['-n', '-M', 'prepared', '-T', str(seconds), '-D', 'timestamp=now']
     clients = ['-c', str(connections), '-j', str(min(CORES, connections))]
-    found = output([str(program), *arguments, *clients, '-f', str(script), database_url], seconds)
+    found, _ = output([program, *arguments, *clients, '-f', str(script), url], seconds)
     result = re.search(r'tps = ([\d.]+)', found)
     if not result:
         raise RuntimeError(f'pgbench failed:\n{found}')
-    return Figures(float(result[1]))
+    return {'per_s': round(float(result[1]), 2)}
 
 
-def output(arguments: list[str], seconds: int) -> str:
-    """Return what a program prints, which may take longer than its measurement's seconds."""
-    finished = subprocess.run(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds + GRACE_S,
-        check=False,
-    )
-    return finished.stdout
+def output(
+    arguments: list[str], seconds: int, look: Callable[[], object] = lambda: None
+) -> tuple[str, object]:
+    """Return what a program prints that runs for some seconds, and what a look shows amid them."""
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds / 2)
+            seen = look()
+            return process.communicate(timeout=seconds + GRACE_S)[0], seen
+        finally:
+            process.kill()
 
 
-def find_pgbench(binaries: Path) -> Path | None:
+def find_pgbench() -> str | None:
     """Return the pgbench beside the server's programs or on the path, None if there is none."""
-    beside = binaries / PGBENCH
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PGBENCH)
-    return Path(found) if found else None
+    beside = find_binaries() / PGBENCH
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which(PGBENCH)
 
 
-def settle(database_url: str) -> None:
+def settle(url: str) -> None:
     """Wait until the database works on nothing, such as reports whose readers have gone."""
     active = """
         select count(*) from pg_stat_activity
         where
             state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()
     """
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         for _ in until(GRACE_S):
             if connection.execute(active).fetchone()[0] == 0:
                 return
 
 
-def duration_s(seconds: int, connections: int, report_s: float) -> int | None:
-    """Return how long to measure, None if it would take too long.
-
-    Args:
-        seconds: How long a measurement takes if answers are quick.
-        connections: How many there are.
-        report_s: How long the report takes in SQL, in seconds.
-    """
-    needed = 2 * connections * report_s
-    return None if needed > MAX_LONGER * seconds else max(seconds, round(needed))
-
-
 def measure(
-    database_url: str,
-    binaries: Path,
-    size: Size,
-    *,
-    report_s: dict[str, float],
-    seconds: int,
-    say: Callable[[str], None],
-) -> list[dict]:
-    """Measure each report over HTTP.
+    part: str, databases: Databases, comparisons: list[Comparison], rounds: int, seconds: int
+) -> Iterator[dict]:
+    """Measure over HTTP, on the largest database.
 
     Args:
-        database_url: The database of all servers.
-        binaries: The folder of the server's programs.
-        size: What the database has.
-        report_s: How long a report takes in SQL, in seconds, by name.
+        part: What is told to be measured.
+        databases: Where the servers' database is.
+        comparisons: What is measured.
+        rounds: How many rounds each comparison has.
         seconds: How long one measurement takes.
-        say: Where to tell what happens.
 
-    Returns:
-        A row for each report, number of connections and server, with medians of the rounds.
+    Yields:
+        For each comparison, the rounds of each server, by its name.
+
+    Raises:
+        RuntimeError: A program is missing, or a server or a measurement failed.
     """
-    if not shutil.which('wrk'):
-        say('There is no wrk (Debian: apt install wrk), so nothing is measured over HTTP.')
-        return []
-    program = find_pgbench(binaries)
-    if not program:
-        say(
-            'There is no pgbench (Debian: apt install postgresql-contrib), so HTTP is not compared.'
+    program = find_pgbench()
+    if not program or not shutil.which('wrk'):
+        raise RuntimeError(
+            'wrk and pgbench are needed (Debian: apt install wrk postgresql-contrib)'
         )
-    names = [OURS]
-    if BENCH_PYTHON.exists():
-        names += [FASTAPI, *OTHER_WSGI]
-    else:
-        say('There is no .venv-bench (make bench makes it), so no other servers are measured.')
-    rows = []
+    size = databases.size
+    url = databases.url(size.usages)
+    asked = databases.served(url)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='bench-')))
         scripts = Scripts(folder, size)
-        servers = [stack.enter_context(running(name, database_url)) for name in names]
-        for report in REQUESTS:
-            for connections in CONNECTIONS:
-                duration = duration_s(seconds, connections, report_s[report])
-                if duration is None:
-                    say(f'{report}, connections {connections}: skipped, it would take too long')
-                    continue
-                say(
-                    f'{report}, connections: {connections},'
-                    f' {ROUNDS} rounds of {duration} s for each server ...'
-                )
-                runs = measurements(servers, scripts, report, connections, duration)
-                if program:
-                    runs[PGBENCH] = partial(
-                        pgbench,
-                        program,
-                        database_url,
-                        scripts.pgbench(report),
-                        connections,
-                        duration,
-                    )
-                found = interleaved(runs, partial(settle, database_url))
-                rows += table(report, connections, found)
-    return rows
-
-
-def measurements(
-    servers: list[Server], scripts: Scripts, report: str, connections: int, seconds: int
-) -> dict[str, Callable[[], Figures]]:
-    """Warm the servers up for a report; returns how to measure each, by its name."""
-    script = scripts.lua(report)
-    # one measurement is enough to compare WSGI servers, which do the same for every report
-    compared = report == 'available_benefits' and connections == 16
-    chosen = [server for server in servers if compared or server.name in (OURS, FASTAPI)]
-    for server in chosen:
-        wrk(server, script, connections, WARM_UP_S)
-    return {server.name: partial(wrk, server, script, connections, seconds) for server in chosen}
-
-
-def interleaved(
-    runs: dict[str, Callable[[], Figures]], settled: Callable[[], None]
-) -> dict[str, list[Figures]]:
-    """Measure in turns (A, B, A, B ...), waiting before each until the last one's work is done."""
-    found = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            settled()
-            found[name].append(run())
-    return found
-
-
-def table(report: str, connections: int, found: dict[str, list[Figures]]) -> list[dict]:
-    """Return a row for each server with the medians of its rounds and the sum of its errors."""
-    ours_per_s = median(figures.per_s for figures in found[OURS])
-    rows = []
-    for name, rounds in found.items():
-        per_s = median(figures.per_s for figures in rounds)
-        has_latency = name != PGBENCH
-        rows.append(
-            {
-                'report': report,
-                'connections': connections,
-                'server': name,
-                'answers/s': round(per_s, 1),
-                'p50_ms': round(median(f.p50_ms for f in rounds), 2) if has_latency else None,
-                'p99_ms': round(median(f.p99_ms for f in rounds), 2) if has_latency else None,
-                'errors': sum(f.errors for f in rounds) if has_latency else None,
-                'ours/this': round(ours_per_s / per_s, 2) if per_s else None,
+        total = sum(c.rounds_times * rounds * len(c.servers) for c in comparisons)
+        steps = stack.enter_context(Steps(part, total))
+        steps.set_postfix_str('starting the servers')
+        names = dict.fromkeys(name for comparison in comparisons for name in comparison.servers)
+        servers = {
+            name: stack.enter_context(running(name, asked)) for name in names if name != PGBENCH
+        }
+        for comparison in comparisons:
+            report, connections = comparison.report, comparison.connections
+            needed_s = ANSWERS_PER_CONNECTION * connections * warm_time_s(url, size, report)
+            duration_s = max(seconds, ceil(needed_s))
+            runs = {
+                name: partial(wrk, servers[name], scripts.lua(report), connections)
+                for name in comparison.servers
+                if name != PGBENCH
             }
-        )
-    return rows
+            steps.set_postfix_str(f'{report}, {connections} connections: warming up')
+            for run in runs.values():
+                run(WARM_UP_S)
+            if PGBENCH in comparison.servers:
+                script = scripts.pgbench(report)
+                runs[PGBENCH] = partial(pgbench, program, asked, script, connections)
+            found = {name: [] for name in runs}
+            for number in range(comparison.rounds_times * rounds):
+                for name in turns(list(runs), number):
+                    with steps.step(f'{report}, {connections} connections: {name}'):
+                        settle(url)
+                        found[name].append(runs[name](duration_s))
+            yield {'report': report, 'connections': connections, 'rounds': found}
+
+
+def turns(names: list[str], number: int) -> list[str]:
+    """Return who is measured after whom in a round; each round begins with another one."""
+    first = number % len(names)
+    return names[first:] + names[:first]

@@ -1,20 +1,19 @@
 """The memory of one process of the service before, during and after a large answer (Linux only)."""
 
-import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import psycopg
 
-from db.embedded import EmbeddedServer, load
-from tests.bench.data import make_database
-from tests.bench.servers import OURS, Server, running
+from db.embedded import load
+from tests.bench.data import Databases
+from tests.bench.progress import Steps
+from tests.bench.results import OURS
+from tests.bench.servers import Server, running
 
 VENUES = (10_000, 100_000)
-ROUNDS = 3
 # what the process needs at all is there after a first small answer
 FIRST = '/venues/1/inactivity-periods'
 LARGE = '/venues/top-benefits'
@@ -37,55 +36,53 @@ ROWS = [
 ]
 
 
-def measure(server: EmbeddedServer, say: Callable[[str], None]) -> list[dict]:
+def measure(part: str, databases: Databases, rounds: int) -> Iterator[dict]:
     """Measure the memory for top-benefits answers of some sizes.
 
-    Returns:
-        A row for each size with the medians of the rounds, each in a fresh process; peak and
-        after are above idle, and also given as multiples of the answer's size.
+    Args:
+        part: What is told to be measured.
+        databases: Where the answers' rows are made.
+        rounds: How many answers of each size are asked for, each of a fresh process.
+
+    Yields:
+        For each number of venues, each round's bytes: of the answer, of the idle process, and
+        above that at the peak and afterwards.
     """
-    if sys.platform != 'linux':
-        say('Memory is read from /proc, which only Linux has: it is not measured here.')
-        return []
-    rows = []
-    for venues in VENUES:
-        say(f'top_benefits of {venues:,} venues: loading, then {ROUNDS} fresh processes ...')
-        url = make_database(server, f'venues_{venues}')
-        with psycopg.connect(url, autocommit=True) as connection:
-            for statement in ROWS:
-                connection.execute(statement, {'venues': venues})
-            load(url, 'indexes.sql')
-            connection.execute('vacuum analyze')
-        rounds = []
-        for _ in range(ROUNDS):
-            with running(OURS, url, API_WORKERS='1') as api:
-                rounds.append(one_answer(api))
-        size, idle, peak, after = (median(values) for values in zip(*rounds, strict=True))
-        rows.append(
-            {
-                'venues': venues,
-                'answer_mb': round(size / 1e6, 2),
-                'idle_mb': round(idle / 1e6, 1),
-                'peak_mb': round(peak / 1e6, 1),
-                'after_mb': round(after / 1e6, 1),
-                'peak/answer': round(peak / size, 2),
-                'after/answer': round(after / size, 2),
-            }
-        )
-    return rows
+    with Steps(part, len(VENUES) * (1 + rounds)) as steps:
+        for venues in VENUES:
+            with steps.step(f'loading {venues:,} venues'):
+                url = databases.make(f'venues_{venues}')
+                with psycopg.connect(url, autocommit=True) as connection:
+                    for statement in ROWS:
+                        connection.execute(statement, {'venues': venues})
+                    load(url, 'indexes.sql')
+                    connection.execute('vacuum analyze')
+            found = []
+            for number in range(1, rounds + 1):
+                with (
+                    steps.step(f'{venues:,} venues, process {number} of {rounds}'),
+                    running(OURS, databases.served(url), API_WORKERS='1') as api,
+                ):
+                    found.append(one_answer(api))
+            yield {'venues': venues, 'rounds': found}
 
 
-def one_answer(api: Server) -> tuple[int, int, int, int]:
+def one_answer(api: Server) -> dict[str, int]:
     """Return the bytes of an answer, of the idle process, and above it at the peak and after."""
     read(api.url + FIRST)
     time.sleep(CALM_S)
-    for folder in processes(api.group):
-        Path(folder, 'clear_refs').write_text('5')  # VmHWM starts again from now
-    idle = total(api.group, 'VmRSS')
+    for folder in folders(api):
+        (folder / 'clear_refs').write_text('5')  # VmHWM starts again from now
+    idle = total(api, 'VmRSS')
     size = read(api.url + LARGE)
-    peak = total(api.group, 'VmHWM')
+    peak = total(api, 'VmHWM')
     time.sleep(CALM_S)
-    return size, idle, max(peak - idle, 0), max(total(api.group, 'VmRSS') - idle, 0)
+    return {
+        'answer': size,
+        'idle': idle,
+        'peak': max(peak - idle, 0),
+        'after': max(total(api, 'VmRSS') - idle, 0),
+    }
 
 
 def read(url: str) -> int:
@@ -97,24 +94,16 @@ def read(url: str) -> int:
     return size
 
 
-def processes(group: int) -> list[Path]:
-    """Return the folders in /proc of a process group."""
-    found = []
-    for stat in Path('/proc').glob('[0-9]*/stat'):
-        try:
-            # pid (name) state parent group ..., and the name may hold anything
-            if int(stat.read_text().rpartition(')')[2].split()[2]) == group:
-                found.append(stat.parent)
-        except OSError:
-            continue  # it ended meanwhile
-    return found
+def folders(api: Server) -> list[Path]:
+    """Return the folders in /proc of a server's processes."""
+    return [Path('/proc', str(process.pid)) for process in api.processes()]
 
 
-def total(group: int, name: str) -> int:
-    """Return the sum of a figure of /proc's status over a process group, in bytes."""
+def total(api: Server, name: str) -> int:
+    """Return the sum of a figure of /proc's status over a server's processes, in bytes."""
     lines = [
         line.split()
-        for folder in processes(group)
-        for line in Path(folder, 'status').read_text().splitlines()
+        for folder in folders(api)
+        for line in (folder / 'status').read_text().splitlines()
     ]
     return sum(int(line[1]) for line in lines if line[0] == f'{name}:') * 1024

@@ -2,91 +2,126 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from api.config import load_settings
-from tests.support import ROOT, clean_environment, until
+from tests.bench.results import (
+    FASTAPI,
+    FASTAPI_QUIET,
+    GRANIAN,
+    GUNICORN,
+    OURS,
+    OURS_QUIET,
+    OURS_UNCOUNTED,
+)
+from tests.support import ROOT, clean_environment, free_port, until
 
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CORES = os.cpu_count() or 1
-READY_WITHIN_S = 30
+READY_WITHIN_S = 60
 STOPPED_WITHIN_S = 10
 
-OURS = 'ours'
-FASTAPI = 'fastapi'
-OTHER_WSGI = ('granian', 'gunicorn')
+UVICORN = [
+    *['-m', 'uvicorn', '--workers', str(CORES), '--loop', 'uvloop', '--http', 'httptools'],
+    'tests.bench.fastapi_app:app',
+]
+# our application; both write no log of it
+OTHER_WSGI = ['--workers', str(CORES), 'tests.bench.wsgi:app']
 
 
 def command(name: str, port: int) -> tuple[list[str], str]:
     """Return the command that starts a server, and a path that it answers when it is ready."""
-    threads = load_settings({}).pool_size
-    workers = ['--workers', str(CORES)]
-    if name == OURS:
-        return [sys.executable, '-m', 'api'], '/ready'
-    if name == FASTAPI:
-        uvicorn = [*workers, '--port', str(port), '--loop', 'uvloop', '--http', 'httptools']
-        quiet = ['--no-access-log', '--log-level', 'warning']
-        app = 'tests.bench.fastapi_app:app'
-        return [str(BENCH_PYTHON), '-m', 'uvicorn', *uvicorn, *quiet, app], '/openapi.json'
-    options = {
-        'granian': [
-            *['--interface', 'wsgi', '--port', str(port), '--no-log'],
-            *['--blocking-threads', str(threads)],
-        ],
-        'gunicorn': [
-            *['--bind', f'127.0.0.1:{port}', '--log-level', 'warning'],
-            *['--worker-class', 'gthread', '--threads', str(threads)],
-        ],
-    }
-    app = 'tests.bench.wsgi:app'
-    return [str(BENCH_PYTHON), '-m', name, *workers, *options[name], app], '/ready'
+    python, threads = str(BENCH_PYTHON), str(load_settings({}).pool_size)
+    on_port = ['--port', str(port)]
+    return {
+        OURS: ([sys.executable, '-m', 'api'], '/ready'),
+        OURS_QUIET: ([sys.executable, '-m', 'api'], '/ready'),
+        OURS_UNCOUNTED: ([sys.executable, '-m', 'tests.bench.uncounted'], '/ready'),
+        FASTAPI: ([python, *UVICORN, *on_port], '/openapi.json'),
+        FASTAPI_QUIET: (
+            [python, *UVICORN, *on_port, '--no-access-log', '--log-level', 'warning'],
+            '/openapi.json',
+        ),
+        GRANIAN: (
+            [
+                *[python, '-m', 'granian', '--interface', 'wsgi', '--no-log', *on_port],
+                *['--blocking-threads', threads, *OTHER_WSGI],
+            ],
+            '/ready',
+        ),
+        GUNICORN: (
+            [
+                *[python, '-m', 'gunicorn', '--bind', f'127.0.0.1:{port}'],
+                *['--log-level', 'warning', '--worker-class', 'gthread'],
+                *['--threads', threads, *OTHER_WSGI],
+            ],
+            '/ready',
+        ),
+    }[name]
 
 
-def unused_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
+@dataclass(frozen=True)
 class Server:
     """A started server.
 
     Attributes:
-        name: One of the names in this module.
+        name: What it is called in the results.
         url: Where it listens, without a slash at the end.
-        group: The id of its process group.
+        pid: Its first process, the parent of all others.
         log: The file that its output goes to.
     """
 
-    def __init__(self, name: str, url: str, group: int, log: Path) -> None:
-        self.name = name
-        self.url = url
-        self.group = group
-        self.log = log
+    name: str
+    url: str
+    pid: int
+    log: Path
+
+    def processes(self) -> list[psutil.Process]:
+        """Return its processes."""
+        parent = psutil.Process(self.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def spread(self) -> list[int]:
+        """Return how many connections each worker has now, most first."""
+        port = int(self.url.rpartition(':')[2])
+        counts = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                ports = [
+                    connection.laddr.port
+                    for connection in process.net_connections('tcp')
+                    if connection.status == psutil.CONN_ESTABLISHED
+                ]
+                counts.append(ports.count(port))
+        # the parent has none, and neither have other processes that do not answer
+        counts.sort(reverse=True)
+        return (counts + [0] * CORES)[: max(CORES, sum(count > 0 for count in counts))]
 
 
 @contextmanager
 def running(name: str, database_url: str, **environment: str) -> Iterator[Server]:
-    """Run a server, quiet and with the service's default settings, until the block ends.
+    """Run a server with its default settings, its output in a file, until the block ends.
 
     Args:
-        name: One of the names in this module.
+        name: One of the names that `command` knows.
         database_url: Where the reports come from.
         environment: More environment variables.
 
     Raises:
         RuntimeError: It did not become ready; the message has its output.
     """
-    port = unused_port()
+    port = free_port()
     arguments, ready_path = command(name, port)
+    quiet = {'API_LOG_LEVEL': 'warning'} if name == OURS_QUIET else {}
     with tempfile.TemporaryDirectory(prefix='bench-') as folder:
         # an empty file, so that no developer's config.toml has a say
         settings = Path(folder, 'config.toml')
@@ -101,9 +136,8 @@ def running(name: str, database_url: str, **environment: str) -> Iterator[Server
                     'DATABASE_URL': database_url,
                     'API_CONFIG': str(settings),
                     'API_PORT': str(port),
-                    'API_LOG_LEVEL': 'warning',
-                    'API_STATEMENT_TIMEOUT_S': '600',
                 }
+                | quiet
                 | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""The reports in SQL: ours against the plain forms, on histories of three lengths."""
+"""The reports in SQL: ours against the plain forms, on histories of several lengths."""
 
 import random
 import time
@@ -12,7 +12,9 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 
 from api.database.functions import FOLDER, load_function
-from tests.bench.data import Size
+from tests.bench.data import Databases, Size, busiest_venue
+from tests.bench.progress import Steps
+from tests.bench.results import AVAILABLE, INACTIVITY, TOP
 
 PLAIN = Path(__file__).parents[1] / 'functions' / 'plain'
 # reading the window once, by as many processes as the server likes
@@ -25,8 +27,9 @@ BARE_COUNT = """
 """
 # from its sixth run on, a prepared statement may have a plan for any values
 WARM_UP_RUNS = 6
-MIN_ROUNDS = 15
 TURN_S = 0.05
+
+Action = Callable[[], object]
 
 
 @contextmanager
@@ -39,6 +42,20 @@ def session(url: str, plan_cache_mode: str = 'auto') -> Iterator[psycopg.Connect
         yield connection
 
 
+def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
+    """Return what gives each report's parameters, new ones each time."""
+    chance = random.Random(1)
+    return {
+        TOP: lambda: {'timestamp': None},
+        INACTIVITY: lambda: {'timestamp': None, 'venue_id': venue},
+        AVAILABLE: lambda: {
+            'timestamp': None,
+            'venue_id': chance.randint(1, size.venues),
+            'person_id': chance.randint(1, size.persons),
+        },
+    }
+
+
 def statement(
     connection: psycopg.Connection, path: Path, values: Callable[[], dict]
 ) -> Callable[[], bytes]:
@@ -47,101 +64,78 @@ def statement(
     return lambda: connection.execute(sql, values(), prepare=True).fetchone()[0]
 
 
-def turn(action: Callable[[], object]) -> float:
-    """Run an action for a moment, at least once; returns the median in seconds."""
+def prepared(connection: psycopg.Connection, sql: str) -> Action:
+    """Return a function that runs a statement without parameters, prepared."""
+    return lambda: connection.execute(sql, prepare=True).fetchone()
+
+
+def turn(action: Action) -> float:
+    """Run an action for a moment, at least once; returns the median in milliseconds."""
     times = []
     while sum(times) < TURN_S:
         started = time.perf_counter()
         action()
         times.append(time.perf_counter() - started)
-    return median(times)
-
-
-def interleaved(actions: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Run actions in turns (A, B, A, B ...).
-
-    Args:
-        actions: What to run, by name.
-        seconds: How long at least, after the warm-up.
-
-    Returns:
-        Each action's rounds in seconds, by name.
-    """
-    for action in actions.values():
-        for _ in range(WARM_UP_RUNS):
-            action()
-    rounds = []
-    started = time.monotonic()
-    while len(rounds) < MIN_ROUNDS or time.monotonic() - started < seconds:
-        rounds.append({name: turn(action) for name, action in actions.items()})
-    return {name: [times[name] for times in rounds] for name in actions}
-
-
-def ratio(these: list[float], those: list[float]) -> float:
-    """Return the median of the rounds' ratios.
-
-    The two of a round ran next to each other, so what the machine did besides weighed on both.
-    """
-    return round(median(this / that for this, that in zip(these, those, strict=True)), 2)
+    return round(median(times) * 1000, 4)
 
 
 def measure(
-    urls: dict[int, str], size: Size, venue: int, seconds: float, say: Callable[[str], None]
-) -> list[dict]:
-    """Measure each report in both forms.
+    part: str, databases: Databases, sizes: list[int], reports: list[str], rounds: int
+) -> Iterator[dict]:
+    """Measure reports and their plain forms in turns (A, B, A, B ...).
 
     Args:
-        urls: The databases, by how many uses they have.
-        size: What they have besides.
-        venue: The venue whose inactivity periods are asked for.
-        seconds: How long to measure each report at least.
-        say: Where to tell what happens.
+        part: What is told to be measured.
+        databases: Where.
+        sizes: With how many uses.
+        reports: Which reports.
+        rounds: How many turns each form has on each size.
 
-    Returns:
-        A row for each report and number of uses; growth is against the fewest.
+    Yields:
+        For each report and number of uses, each form's rounds in milliseconds.
+
+    Raises:
+        AssertionError: A report and its plain form differ.
     """
-    chance = random.Random(1)
-    values = {
-        'top_benefits': lambda: {'timestamp': None},
-        'inactivity_periods': lambda: {'timestamp': None, 'venue_id': venue},
-        'available_benefits': lambda: {
-            'timestamp': None,
-            'venue_id': chance.randint(1, size.venues),
-            'person_id': chance.randint(1, size.persons),
-        },
-    }
-    rows = []
-    with ExitStack() as stack:
+    urls = {usages: databases.url(usages) for usages in sizes}
+    draw = draws(databases.size, busiest_venue(urls[max(sizes)]))
+    with ExitStack() as stack, Steps(part, len(reports) * (1 + 2 * rounds)) as steps:
         sessions = {usages: stack.enter_context(session(url)) for usages, url in urls.items()}
         # as somebody types it, the plain form is planned for its values, and runs on all cores
         typed = {
             usages: stack.enter_context(session(url, 'force_custom_plan'))
             for usages, url in urls.items()
         }
-        for report, draw in values.items():
-            say(f'{report}: ours and the plain form in turns ...')
-            actions = {}
+        for report in reports:
+            actions: dict[tuple[str, int], Action] = {}
             for usages, connection in sessions.items():
-                check_agreement(connection, report, draw())
                 ours, plain = (folder / f'{report}.sql' for folder in (FOLDER, PLAIN))
-                actions[f'ours {usages}'] = statement(connection, ours, draw)
-                actions[f'plain {usages}'] = statement(typed[usages], plain, draw)
-                actions[f'cached {usages}'] = statement(connection, plain, draw)
-                if report == 'top_benefits':
-                    actions[f'count {usages}'] = prepared(connection, BARE_COUNT)
-            times = interleaved(actions, seconds)
-            # the plain forms would stand between the sizes: many seconds, and the caches swept
-            ours_only = {name: action for name, action in actions.items() if 'ours' in name}
-            sizes = interleaved(ours_only, seconds)
-            for usages in urls:
-                growth = ratio(sizes[f'ours {usages}'], sizes[f'ours {min(urls)}'])
-                rows.append(row(report, usages, times, growth))
-    return rows
-
-
-def prepared(connection: psycopg.Connection, sql: str) -> Callable[[], object]:
-    """Return a function that runs a statement without parameters, prepared."""
-    return lambda: connection.execute(sql, prepare=True).fetchone()
+                actions['ours', usages] = statement(connection, ours, draw[report])
+                actions['plain', usages] = statement(typed[usages], plain, draw[report])
+                if report == TOP:
+                    actions['count', usages] = prepared(connection, BARE_COUNT)
+            alone = {key: action for key, action in actions.items() if key[0] == 'ours'}
+            with steps.step(f'{report}, warming up'):
+                for connection in sessions.values():
+                    check_agreement(connection, report, draw[report]())
+                for action in list(alone.values()) * WARM_UP_RUNS + list(actions.values()):
+                    action()
+            found = {key: [] for key in actions}
+            # between the sizes, the plain forms would take seconds and sweep the caches
+            of_sizes = {key: [] for key in alone}
+            for times in (found, of_sizes):
+                for number in range(1, rounds + 1):
+                    with steps.step(f'{report}, round {number} of {rounds}'):
+                        for key in times:
+                            times[key].append(turn(actions[key]))
+            for usages in sizes:
+                of_forms = {form: ms for (form, uses), ms in found.items() if uses == usages}
+                yield {
+                    'postgresql': databases.version,
+                    'report': report,
+                    'uses': usages,
+                    'ms': of_forms | {'alone': of_sizes['ours', usages]},
+                }
 
 
 def check_agreement(connection: psycopg.Connection, report: str, values: dict) -> None:
@@ -155,18 +149,9 @@ def check_agreement(connection: psycopg.Connection, report: str, values: dict) -
     assert ours == plain, f'{report} and its plain form differ'
 
 
-def row(report: str, usages: int, times: dict[str, list[float]], growth: float) -> dict:
-    """Return a row of the table; times are each round's seconds, by form and uses."""
-    ours, plain, cached = (times[f'{form} {usages}'] for form in ('ours', 'plain', 'cached'))
-    count = times.get(f'count {usages}')
-    return {
-        'report': report,
-        'uses': usages,
-        'ours_ms': round(median(ours) * 1000, 3),
-        'plain_ms': round(median(plain) * 1000, 3),
-        'plain/ours': ratio(plain, ours),
-        'plain_cached_ms': round(median(cached) * 1000, 3),
-        'growth': growth,
-        'count_ms': count and round(median(count) * 1000, 3),
-        'ours/count': count and ratio(ours, count),
-    }
+def warm_time_s(url: str, size: Size, report: str) -> float:
+    """Return how long a report takes, roughly, in seconds."""
+    with session(url) as connection:
+        run = statement(connection, FOLDER / f'{report}.sql', draws(size, 1)[report])
+        run()
+        return turn(run) / 1000

@@ -10,6 +10,7 @@ import httpx
 from tests.bench.data import Databases, Size
 from tests.bench.results import Results, ratio
 from tests.bench.servers import CORES, Server
+from tests.bench.tables import filled, markdown, tables
 from tests.support import (
     ROOT,
     ApiProcess,
@@ -19,6 +20,18 @@ from tests.support import (
     ports,
     workers,
 )
+
+FOLDER = ROOT / 'docs' / 'speed'
+
+
+def test_tables_of_the_page_are_made_of_its_figures() -> None:
+    page = FOLDER.with_suffix('.md').read_text()
+    *made, targets = tables(Results(FOLDER))
+    assert targets[0][0] == 'target'
+    assert filled(page, made) == page
+    for table in made:
+        assert markdown(table) in page
+
 
 def test_ratio_is_the_median_of_the_rounds() -> None:
     # that of the medians would be 2

@@ -7,7 +7,6 @@ from time import monotonic
 from api.database.errors import DatabaseError, UnavailableError
 
 HOLDS_S = 1.0
-LONGEST_WAIT_S = 10.0
 
 
 class Probe:
@@ -16,12 +15,14 @@ class Probe:
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
         self._failure: DatabaseError | None = UnavailableError('database not asked yet')
-        self._expires_at = 0.0
+        self._first_at = self._expires_at = 0.0
         self._asking = Lock()
 
     def ping(self) -> None:
         """Raise what is known to be wrong; who comes first after HOLDS_S asks, the others go on."""
-        wait_s = 0 if self._expires_at else LONGEST_WAIT_S  # at first, nobody knows anything
+        self._first_at = self._first_at or monotonic()
+        # in the first moment nobody knows anything; to wait for longer would use up the threads
+        wait_s = max(self._first_at + HOLDS_S - monotonic(), 0)
         if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
             try:
                 if monotonic() > self._expires_at:

@@ -274,13 +274,19 @@ def test_worker_goes_on_with_the_threads_that_it_has(
     assert workers(api) == [worker]
 
 
+@pytest.mark.parametrize('is_first', [False, True], ids=['asked before', 'never asked before'])
 def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
-    start_api: Callable[..., ApiProcess],
+    start_api: Callable[..., ApiProcess], is_first: bool
 ) -> None:
     with EmbeddedServer() as own:
         load(own.url(), 'schema.sql')
-        api = start_api(DATABASE_URL=own.url(), API_WORKERS='1')
-        wait_for(lambda: api.get('/ready').status_code == 200)
+        # who asks first gets no answer in the time of this test
+        settings = {'API_STATEMENT_TIMEOUT_S': '3600'} if is_first else {}
+        api = start_api(DATABASE_URL=own.url(), API_WORKERS='1', **settings)
+        if is_first:
+            wait_for(lambda: metric(api, 'database_connections{state="idle"}') == 1)
+        else:
+            wait_for(lambda: api.get('/ready').status_code == 200)
         stopped = [own.child_process, *psutil.Process(own.server_pid).children()]
         for process in stopped:
             process.send_signal(signal.SIGSTOP)

@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        '--check', action='store_true', help='prepare every SQL file on the database, and exit'
+        '--check', action='store_true', help='run every SQL file on the database, and exit'
     )
     instead.add_argument(
         '--token', action='store_true', help='make a bearer token and its hash, and exit'
@@ -47,18 +47,19 @@ def main() -> int:
 
 
 def check(settings: Settings) -> None:
-    """Prepare every SQL file on the database, and warn of indexes that it should have.
+    """Run every SQL file on the database, and warn of what should be mended.
 
     Raises:
         ConfigError: The settings name no database.
         FunctionFileError: A SQL file does not fit its route or the database.
         NotCheckedError: The database cannot be checked now.
     """
-    if missing := Check(settings, load_reports().values()).run(Signals()):
-        print(
-            f'warning: recommended indexes are missing, see db/indexes.sql: {missing}',
-            file=sys.stderr,
-        )
+    reports = load_reports(settings)
+    database = Check(settings, reports.values())
+    for report, function in reports.items():
+        print(f'{report.path}: {function.path}', flush=True)
+    for warning in database.run(Signals()):
+        print(f'warning: {warning}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api import OPENAPI
 from api.config import Settings, load_settings
 from api.database.bulkhead import Bulkhead
-from api.database.functions import FOLDER, Function, load_function
+from api.database.functions import FOLDER, Function, FunctionFileError, load_function
 from api.database.probe import Probe
 from api.database.sessions import Sessions
 from api.http.auth import BearerTokens
@@ -38,25 +38,35 @@ REPORTS = (
 DOCS = Path(__file__).with_name('docs.html')
 
 
-def load_reports() -> dict[Report, Function]:
+def load_reports(settings: Settings) -> dict[Report, Function]:
     """Load the file of every report.
 
     Raises:
-        FunctionFileError: A file is missing or does not fit its path.
+        FunctionFileError: A file or folder is missing, or a file does not fit its path.
     """
-    return {report: load_report(report) for report in REPORTS}
+    for folder in settings.functions:
+        try:
+            Path(folder, '..').stat()  # for which one must be allowed to look into the folder
+        except OSError as ex:
+            raise FunctionFileError(f'{folder}: {ex.strerror}') from ex
+    return {report: load_report(report, settings) for report in REPORTS}
 
 
-def load_report(report: Report) -> Function:
+def load_report(report: Report, settings: Settings) -> Function:
     """Load the file of a report; see load_reports."""
-    function = load_function(function_path(report))
+    function = load_function(function_path(report, settings))
     check_route(report.path, function)
+    ours = load_function(FOLDER / function.path.name)
+    if set(function.binds) != set(ours.binds):
+        raise FunctionFileError(f'{function.path}: must have the parameters of {ours.path}')
     return function
 
 
-def function_path(report: Report) -> Path:
-    """Return the place of the file of a report."""
-    return FOLDER / f'{report.function}.sql'
+def function_path(report: Report, settings: Settings) -> Path:
+    """Return the place of the file of a report: in the first folder that has it."""
+    folders = [*settings.functions, FOLDER]
+    paths = [Path(folder, f'{report.function}.sql') for folder in folders]
+    return next((path for path in paths if path.exists()), paths[-1])
 
 
 def create_app(
@@ -82,7 +92,7 @@ def create_app(
         ConfigError: A setting is wrong, or there is no database.
     """
     settings = settings or load_settings()
-    reports = reports or load_reports()
+    reports = reports or load_reports(settings)
     metrics = metrics or Metrics()
     if sessions is None:
         sessions = Sessions(settings, metrics)

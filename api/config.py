@@ -15,6 +15,8 @@ SWITCH = Meta(description='true or false')
 URL = Meta(description='a libpq URL such as postgresql://user@host/name, or host=... dbname=...')
 HOST = Meta(pattern=r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z', description='a host or address')
 LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info, warning or error')
+FOLDER = Meta(pattern=r'\A[^,\0]+\Z')
+FOLDERS = Meta(description='a list of folders, without commas in their names')
 FORMAT = Meta(pattern=r'\A(logfmt|json)\Z', description='logfmt or json')
 SHA256_OF_NOTHING = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 HASH = Meta(pattern=rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z')
@@ -49,6 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     slow_reports_at_once: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
     prepare: Annotated[bool, 'database', SWITCH] = True
     session_settings: Annotated[bool, 'database', SWITCH] = True
+    functions: Annotated[tuple[Annotated[str, FOLDER], ...], 'database', FOLDERS] = ()
 
     host: Annotated[str, 'server', HOST] = '127.0.0.1'
     port: Annotated[int, 'server', Meta(ge=0, le=65535)] = 8000

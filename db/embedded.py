@@ -282,13 +282,13 @@ def main() -> int:
     parser.add_argument(
         'command',
         nargs=argparse.REMAINDER,
-        help='gets DATABASE_URL, and the password in PGPASSWORD',
+        help='gets DATABASE_URL, the password in PGPASSWORD, and API_FUNCTIONS',
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         settings = load_settings()
-        environment = dict(os.environ)
+        environment = os.environ | {'API_FUNCTIONS': ','.join(settings.functions)}
         if arguments.requests:
             port = find_port(settings)
             environment['API_PORT'] = str(port)

@@ -4,7 +4,8 @@
 #
 # Usage: measure.sh explain|pgbench [COMMAND...]
 # COMMAND runs its arguments with DATABASE_URL set. Environment: FUNCTION; a value for each parameter of the
-# file (venue_id, person_id, timestamp); GENERIC=1 for explain; seconds and clients for pgbench.
+# file (venue_id, person_id, timestamp); GENERIC=1 for explain; seconds and clients for pgbench; API_FUNCTIONS,
+# the folders, with commas between them, in which a file is looked for first.
 set -eu
 
 tool=$1
@@ -19,6 +20,16 @@ fail() {
 
 functions=$(cd "$folder" && ls -- *.sql | sed 's/\.sql$//')
 echo "$functions" | grep -qxF -e "$FUNCTION" || fail "FUNCTION must be one of:" $functions
+
+set -f
+IFS=,
+for folder in ${API_FUNCTIONS-}; do
+    if [ -f "$folder/$FUNCTION.sql" ]; then
+        file=$folder/$FUNCTION.sql
+        break
+    fi
+done
+unset IFS
 
 # the file's first line names its parameters in their order
 parameters=$(sed -n '1s/.*(\(.*\)).*/\1/p' "$file" | tr -d ,)

@@ -145,6 +145,7 @@ def test_whole_number_is_fine_where_seconds_are_wanted() -> None:
 def test_list_is_separated_by_commas_in_the_environment() -> None:
     settings = load_settings({'API_CORS_ORIGINS': 'https://a.example, https://b.example'})
     assert settings.cors_origins == ('https://a.example', 'https://b.example')
+    assert load_settings({'API_FUNCTIONS': 'a b, /c'}).functions == ('a b', '/c')
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ TOP = '/venues/top-benefits?timestamp=2024-07-01'
 class Dev:
     """A running `python -m api.server.dev` on a copy of the project."""
 
-    def __init__(self, folder: Path, port: int, database_url: str) -> None:
+    def __init__(self, folder: Path, port: int, database_url: str, **environment: str) -> None:
         self.folder = folder / 'project'
         for name in ('api', 'db'):
             shutil.copytree(ROOT / name, self.folder / name)
@@ -28,7 +28,9 @@ class Dev:
             self.process = subprocess.Popen(
                 [sys.executable, '-m', 'api.server.dev'],
                 cwd=self.folder,
-                env=clean_environment() | {'API_PORT': str(port), 'DATABASE_URL': database_url},
+                env=clean_environment()
+                | {'API_PORT': str(port), 'DATABASE_URL': database_url}
+                | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -85,6 +87,24 @@ def test_edited_sql_is_live_on_the_next_request_and_a_broken_one_is_not(dev: Dev
     log = dev.log.read_text()
     assert log.count('top_benefits.sql changed, the old version stays') == 5
     assert 'status=5' not in log
+
+
+def test_own_file_is_live_when_it_comes_and_the_other_when_it_is_gone(
+    tmp_path: Path, unused_port: int, sample_url: str
+) -> None:
+    own = tmp_path / 'own'
+    own.mkdir()
+    dev = Dev(tmp_path, unused_port, sample_url, API_FUNCTIONS=str(own))
+    try:
+        text = (dev.folder / 'db/functions/top_benefits.sql').read_text()
+        (own / 'top_benefits.sql').write_text(text.replace("'topBenefits180Days'", "'best'"))
+        assert 'best' in dev.get(TOP).json()[0]
+        dev.wait_until_logged(f'{own}/top_benefits.sql changed, the new version is live')
+        (own / 'top_benefits.sql').unlink()
+        assert 'topBenefits180Days' in dev.get(TOP).json()[0]
+    finally:
+        dev.process.terminate()
+        assert dev.process.wait(DEADLINE_S) == 0
 
 
 def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:

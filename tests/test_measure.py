@@ -90,6 +90,28 @@ def test_explain_shows_a_plan_that_ran(make: Make, name: str) -> None:
     assert 'COALESCE($' not in printed
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Return settings with a folder, with a blank in its name, that has a file of its own."""
+    folder = tmp_path / 'own files'
+    folder.mkdir()
+    bind = 'select coalesce(:timestamp::timestamptz, now())'
+    text = f'-- name: top_benefits(timestamp)^\nselect 7 as seven, 2 ^ count(*) from ({bind}) as a'
+    (folder / 'top_benefits.sql').write_text(f'{text};\n')
+    path = tmp_path / 'config.toml'
+    path.write_text(f'[database]\nfunctions = ["/tmp/no commas", "{folder}"]\n')
+    return path
+
+
+def test_own_file_is_what_is_measured(make: Make, own: Path) -> None:
+    printed = make.print('explain', 'FUNCTION=top_benefits', f'API_CONFIG={own}')
+    assert 'benefit_usage' not in printed
+    assert 'Aggregate' in printed
+    make.print('pgbench', 'FUNCTION=top_benefits', 'SECONDS=1', f'API_CONFIG={own}')
+    other = make.print('explain', 'FUNCTION=inactivity_periods', 'venue_id=1', f'API_CONFIG={own}')
+    assert 'benefit_usage' in other
+
+
 def test_explain_of_the_generic_plan_knows_no_values(make: Make) -> None:
     printed = make.print('explain', 'FUNCTION=inactivity_periods', 'venue_id=1', 'GENERIC=1')
     assert "Settings: plan_cache_mode = 'force_generic_plan'" in printed

@@ -1,15 +1,17 @@
 """The role of db/readonly_role.sql gets every report and is refused every write."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import STDOUT, CalledProcessError, check_output
 
 import psycopg
 import pytest
 from psycopg import errors
 
 from db.embedded import EmbeddedServer
-from tests.support import ROOT, ApiProcess, Rows, program, run
+from tests.support import ROOT, ApiProcess, Rows, clean_environment, program, run
 
 FILE = ROOT / 'db' / 'readonly_role.sql'
 ROLE = 'membership_benefits_api'
@@ -58,6 +60,19 @@ def test_role_gets_all_reports(role_url: str, tmp_path: Path) -> None:
         assert api.get('/ready').status_code == 200
     finally:
         api.stop()
+
+
+def test_check_finds_what_is_not_granted(rows: Rows, role_url: str) -> None:
+    rows.connection.execute(f'revoke select (id) on person from {ROLE}')
+    with pytest.raises(CalledProcessError) as failure:
+        check_output(
+            [sys.executable, '-m', 'api', '--check'],
+            cwd=ROOT,
+            env=clean_environment() | {'DATABASE_URL': role_url},
+            stderr=STDOUT,
+            text=True,
+        )
+    assert '/available_benefits.sql: permission denied for table person (' in failure.value.output
 
 
 @pytest.mark.parametrize('write', WRITES + CREATIONS)

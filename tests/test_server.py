@@ -46,7 +46,9 @@ def test_database_that_lacks_something_ends_the_start_with_one_line(
         start_api(DATABASE_URL=f'{database_url}&password=hunter2')
     lines = str(failure.value).splitlines()[1:]
     assert len(lines) == 1
-    assert re.match(f'error: {message}.* \\(database clone_\\d+ on .* as postgres\\)$', lines[0])
+    assert re.match(
+        f'error: /.*/{message}.* \\(database clone_\\d+ on .* as postgres\\)$', lines[0]
+    )
     assert 'hunter2' not in lines[0]
 
 

@@ -37,6 +37,7 @@ class Function:
 
     Attributes:
         name: The file's name without .sql.
+        path: The file.
         sql: The statement as psycopg takes it, with a comment that tells a DBA which file to open,
             before its first word and after it: pg_stat_statements of PostgreSQL 18 leaves out
             what comes before the statement.
@@ -45,14 +46,10 @@ class Function:
     """
 
     name: str
+    path: Path
     sql: str
     binds: tuple[Bind, ...]
     lines: tuple[int, ...]
-
-    @property
-    def numbered_sql(self) -> str:
-        """The statement with $1, $2 and so on for its binds."""
-        return self.sql % {bind.name: f'${n}' for n, bind in enumerate(self.binds, start=1)}
 
 
 def load_function(path: Path) -> Function:
@@ -65,10 +62,10 @@ def load_function(path: Path) -> Function:
     try:
         queries = aiosql.from_path(path, 'psycopg')
     except (OSError, aiosql.SQLLoadException, aiosql.SQLParseException) as ex:
-        raise FunctionFileError(f'{path.name}: {ex}') from ex
+        raise FunctionFileError(f'{path}: {ex}') from ex
     if queries.available_queries != [path.stem]:
         found = ', '.join(queries.available_queries)
-        raise FunctionFileError(f'{path.name}: must define {path.stem}, but defines {found}')
+        raise FunctionFileError(f'{path}: must define {path.stem}, but defines {found}')
     sql = getattr(queries, path.stem).sql
     text = path.read_text().splitlines()
     # aiosql leaves out whole lines of comment, and what is empty before the statement
@@ -77,16 +74,16 @@ def load_function(path: Path) -> Function:
         lines.pop(0)
     comment = f'/* {path.name} */'
     named_sql = re.sub(r'\w+', rf'{comment} \g<0> {comment}', sql, count=1)
-    return Function(path.stem, named_sql, read_binds(path.name, sql, lines), tuple(lines))
+    return Function(path.stem, path, named_sql, read_binds(path, sql, lines), tuple(lines))
 
 
-def read_binds(file_name: str, sql: str, lines: list[int]) -> tuple[Bind, ...]:
+def read_binds(path: Path, sql: str, lines: list[int]) -> tuple[Bind, ...]:
     """Find a statement's binds; see load_function."""
     binds = {}
     for percent in re.finditer('%', sql):
         before = sql[: percent.start()]
         line = lines[before.count('\n')]
-        place = f'{file_name} line {line}'
+        place = f'{path} line {line}'
         bind = BIND.match(sql, percent.start())
         if not bind:
             raise FunctionFileError(f'{place}: a percent sign, which the driver takes for a bind')

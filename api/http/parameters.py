@@ -76,11 +76,11 @@ def check_route(template: str, function: Function) -> None:
     names = [http_name(bind.name) for bind in function.binds]
     for name in re.findall(r'{(\w+)}', template):
         if name not in names:
-            raise FunctionFileError(f'{function.name}.sql: {template} has no bind for {name}')
+            raise FunctionFileError(f'{function.path}: {template} has no bind for {name}')
     for bind in function.binds:
         if bind.type not in READERS:
             raise FunctionFileError(
-                f'{function.name}.sql: :{bind.name} is cast to {bind.type},'
+                f'{function.path}: :{bind.name} is cast to {bind.type},'
                 f' but only {", ".join(READERS)} can come from a request'
             )
 

@@ -1,4 +1,9 @@
-"""The check before anything is served: does the database have all that the files need?
+"""The check before anything is served: can the database run every file?
+
+**Planned, then run.** A file is planned first, which finds most of what is missing. That waits for
+locks only, so where it takes too long the check is repeated later. Then it is run, since extensions
+such as Citus refuse some statements only then. Where that takes too long, the file is slow, which
+is told and no reason not to serve; and a slow file shall not be run again and again.
 
 **What is final.** PostgreSQL says by a code why it refuses a statement: for what that is (FINAL),
 which passes only when somebody changes the database, or for the moment, such as a lock, a restart,
@@ -7,33 +12,43 @@ language. So no such failure is final, not even a wrong password: a service must
 database does, and a role or its password may be made a moment later. The reason is told at once.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import timeout_from_conninfo
-from psycopg.errors import error_from_result
-from psycopg.generators import execute
-from psycopg.pq import ExecStatus
 
 from api.config import Settings
 from api.database.functions import Function, FunctionFileError
 from api.database.sessions import Session, connection_parameters
+from api.http.reports import Report
 from api.telemetry.outage import describe, in_one_line
 
+log = logging.getLogger(__name__)
+
 MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
-# classes of SQLSTATE: a feature or schema that is not there, a constant that is none, and all that
-# is missing, ambiguous, of another type or not granted
-FINAL = ('0A', '22', '3F', '42')
-# for all that the check does when no lock and no server keeps it waiting
+# classes of SQLSTATE: a feature or schema that is not there, a value that is none, a write, and all
+# that is missing, ambiguous, of another type or not granted
+FINAL = ('0A', '22', '25006', '3F', '42')
+# for all that the check does when no lock, no slow file and no server keeps it waiting
 WORK_S = 3.0
+# a file that runs for longer is not waited for: it was not refused
+LONGEST_RUN_S = 5.0
+# also where session_settings is false, for the transaction
+LIMITS = (
+    "select set_config('transaction_read_only', 'on', true),"
+    " set_config('statement_timeout', %s, true)"
+)
+EXPLAIN = 'explain '
+COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 
 class NotCheckedError(Exception):
     """The database cannot be checked now, and may be soon; the message says why in one line."""
 
 
-def check_limit_s(settings: Settings) -> float:
+def check_limit_s(settings: Settings, files: int) -> float:
     """Return the seconds after which a check is held up by something that it cannot end itself.
 
     Raises:
@@ -43,18 +58,18 @@ def check_limit_s(settings: Settings) -> float:
     # the timeout is for each of the hosts
     hosts = str(parameters.get('host') or parameters.get('hostaddr') or '').split(',')
     connecting_s = len(hosts) * timeout_from_conninfo(parameters)
-    return connecting_s + settings.statement_timeout_s + WORK_S
+    return connecting_s + settings.statement_timeout_s + files * LONGEST_RUN_S + WORK_S
 
 
-def check_database(settings: Settings, functions: Iterable[Function]) -> str:
-    """Prepare functions on a connection of its own.
+def check_database(settings: Settings, functions: Collection[Function]) -> list[str]:
+    """Plan and run functions on a connection of its own.
 
     Returns:
-        The recommended indexes that are missing; empty if none are.
+        What is no reason not to serve, and should be mended: slow files and missing indexes.
 
     Raises:
         ConfigError: The settings name no database.
-        FunctionFileError: The database lacks something that a function needs.
+        FunctionFileError: The database refuses a function, or it does not return what it should.
         NotCheckedError: It cannot be reached, or keeps a function waiting for too long.
     """
     try:
@@ -70,39 +85,78 @@ def check_database(settings: Settings, functions: Iterable[Function]) -> str:
                 raise FunctionFileError(
                     f'an encoding is needed for JSON, and SQL_ASCII is none ({place})'
                 )
+            warnings = []
             for function in functions:
-                subject = f'{function.name}.sql'
-                prepare(session, function, place)
+                subject = function.path
+                limit_s = min(settings.statement_timeout_s, LONGEST_RUN_S)
+                if not ends_in_time(session, function, limit_s, place):
+                    warnings.append(f'{function.path} takes longer than {limit_s:g} s ({place})')
             subject = MISSING_INDEXES.name
-            return session.execute(MISSING_INDEXES.read_bytes()).fetchone()[0] or ''
+            [[missing]] = session.execute(MISSING_INDEXES.read_bytes()).fetchall()
+            if missing:
+                warnings.append(f'recommended indexes are missing, see db/indexes.sql: {missing}')
+            return warnings
         except psycopg.Error as ex:
             raise NotCheckedError(
                 f'the database cannot be checked: {subject}: {in_one_line(ex)} ({place})'
             ) from ex
 
 
-def prepare(session: Session, function: Function, place: str) -> None:
-    """Let PostgreSQL judge a function, without running it.
+def ends_in_time(session: Session, function: Function, limit_s: float, place: str) -> bool:
+    """Let PostgreSQL plan a function and run it, with ids that name nothing.
 
     Args:
-        session: Where; it must not be waited for in C, as PGconn.prepare does.
+        session: Where.
         function: What.
+        limit_s: How long either may take.
         place: What to call the database.
 
+    Returns:
+        Whether the run ended in time.
+
     Raises:
-        FunctionFileError: It lacks something that the function needs.
-        psycopg.Error: It does not say.
+        FunctionFileError: The database refuses it, or it does not return what it should.
+        psycopg.Error: The database does not say, or something keeps the planner waiting.
     """
-    session.pgconn.send_prepare(b'', function.numbered_sql.encode())
-    [result] = session.wait(execute(session.pgconn))
-    if result.status == ExecStatus.FATAL_ERROR:
-        refusal = error_from_result(result)
-        if not refusal.sqlstate.startswith(FINAL):
-            raise refusal
-        position = refusal.diag.statement_position
-        file = f'{function.name}.sql'
-        if position:
-            index = function.numbered_sql[: int(position) - 1].count('\n')
-            file += f' line {function.lines[index]}'
-        message = f'{file}: {refusal.diag.message_primary} ({place})'
-        raise FunctionFileError(message)
+    values = {bind.name: 0 if bind.type == 'bigint' else None for bind in function.binds}
+    is_planned = False
+    try:
+        with session.transaction():
+            session.execute(LIMITS, [str(round(limit_s * 1000))])
+            session.execute(EXPLAIN + function.sql, values)
+            is_planned = True
+            answer = session.execute(function.sql, values)
+    except psycopg.errors.QueryCanceled:
+        if is_planned:
+            return False
+        raise
+    except psycopg.Error as ex:
+        if not (ex.sqlstate or '').startswith(FINAL):
+            raise
+        file = f'{function.path}{line(function, ex)}'
+        raise FunctionFileError(f'{file}: {ex.diag.message_primary} ({place})') from ex
+    columns = [(column.name, column.type_display) for column in answer.description or ()]
+    if columns != COLUMNS or answer.rowcount != 1:
+        raise FunctionFileError(f'{function.path}: must return one row, body json and missing text')
+    return True
+
+
+def line(function: Function, refusal: psycopg.Error) -> str:
+    """Tell in which line of a file the planner found what it refuses, if it says."""
+    if not (position := refusal.diag.statement_position):
+        return ''
+    numbers = {bind.name: f'${n}' for n, bind in enumerate(function.binds, start=1)}
+    planned = EXPLAIN + function.sql % numbers
+    return f' line {function.lines[planned[: int(position) - 1].count(chr(10))]}'
+
+
+def tell(reports: Mapping[Report, Function]) -> None:
+    """Tell which file answers which report."""
+    for report, function in reports.items():
+        log.info('report', extra={'route': report.path, 'file': function.path})
+
+
+def warn(warnings: list[str]) -> None:
+    """Tell what a check has found that is no reason not to serve."""
+    for warning in warnings:
+        log.warning('%s', warning)

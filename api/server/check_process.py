@@ -3,14 +3,14 @@
 import logging
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from api.config import Settings
 from api.database.functions import Function, FunctionFileError
-from api.server.check import NotCheckedError, check_database, check_limit_s
+from api.server.check import NotCheckedError, check_database, check_limit_s, warn
 from api.server.process import SIGNALS, Child, Signals, longer
 
 log = logging.getLogger(__name__)
@@ -29,23 +29,23 @@ class Check:
         ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings, functions: Iterable[Function]) -> None:
+    def __init__(self, settings: Settings, functions: Collection[Function]) -> None:
         self._settings = settings
         self._functions = functions
-        self._limit_s = check_limit_s(settings)
+        self._limit_s = check_limit_s(settings, len(functions))
         self._child: Child | None = None
         self._is_done = False
         self._pause_s = 0.0
         self._due_at = 0.0
 
-    def run(self, signals: Signals) -> str:
+    def run(self, signals: Signals) -> list[str]:
         """Check once, and wait for it until it takes too long or a signal comes.
 
         Returns:
-            The recommended indexes that are missing; empty if none are.
+            What is no reason not to serve, and should be mended.
 
         Raises:
-            FunctionFileError: The database lacks something that a function needs.
+            FunctionFileError: The database refuses a function.
             NotCheckedError: It could not be checked.
         """
         self._start()
@@ -106,7 +106,7 @@ class Check:
             self.stop()
         return True
 
-    def _finish(self) -> str:
+    def _finish(self) -> list[str]:
         """Return or raise what it found; see run."""
         child, self._child = self._child, None
         if child.is_alive():  # at a signal
@@ -122,9 +122,3 @@ class Check:
             raise found
         self._is_done = True
         return found
-
-
-def warn(missing_indexes: str) -> None:
-    """Tell of the recommended indexes that are missing, if any are."""
-    if missing_indexes:
-        log.warning('recommended indexes are missing, see db/indexes.sql: %s', missing_indexes)

@@ -18,7 +18,7 @@ from api.app import create_app, function_path, load_report, load_reports
 from api.config import ConfigError, Settings, load_settings
 from api.database.functions import FunctionFileError
 from api.http.reports import Report, ReportResource
-from api.server.check import NotCheckedError, check_database
+from api.server.check import NotCheckedError, check_database, tell, warn
 from api.server.listener import listen, url_of
 from api.server.process import keep_standard_descriptors
 from api.telemetry.log import configure_logging
@@ -45,7 +45,7 @@ class LiveFiles:
 
     def __init__(self, settings: Settings, reports: list[Report]) -> None:
         self._settings = settings
-        self._seen = {report: changed_at(report) for report in reports}
+        self._seen = {report: self._changed(report) for report in reports}
         self._lock = Lock()
 
     def process_resource(
@@ -57,28 +57,27 @@ class LiveFiles:
                 self._see_to(resource)
 
     def _see_to(self, resource: ReportResource) -> None:
-        report, changed = resource.report, changed_at(resource.report)
+        report, changed = resource.report, self._changed(resource.report)
         if changed == self._seen[report]:
             return
-        name = function_path(report).name
+        path = changed[0]
         try:
-            function = load_report(report)
+            function = load_report(report, self._settings)
             check_database(self._settings, [function])
         except NotCheckedError as ex:  # asked again on the next request
-            log.warning('%s changed, the old version stays: %s', name, ex)
+            log.warning('%s changed, the old version stays: %s', path, ex)
             return
         except FunctionFileError as ex:
-            log.error('%s changed, the old version stays: %s', name, ex)
+            log.error('%s changed, the old version stays: %s', path, ex)
         else:
             resource.function = function
-            log.info('%s changed, the new version is live', name)
+            log.info('%s changed, the new version is live', path)
         self._seen[report] = changed
 
-
-def changed_at(report: Report) -> int:
-    """Return when a report's file was changed, in nanoseconds; 0 where there is none now."""
-    path = function_path(report)
-    return path.stat().st_mtime_ns if path.exists() else 0
+    def _changed(self, report: Report) -> tuple[Path, int]:
+        """Return a report's file, and when it was changed in nanoseconds; 0 if it is gone."""
+        path = function_path(report, self._settings)
+        return path, path.stat().st_mtime_ns if path.exists() else 0
 
 
 def main() -> int:
@@ -152,10 +151,11 @@ def serve(listener: socket.socket, say_ready: Connection) -> None:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     try:
-        reports = load_reports()
-        check_database(settings, reports.values())
+        reports = load_reports(settings)
+        warn(check_database(settings, reports.values()))
     except (ConfigError, FunctionFileError, NotCheckedError) as ex:
         sys.exit(f'error: {ex}')
+    tell(reports)
     app = create_app(settings, reports=reports)
     app.add_middleware(LiveFiles(settings, list(reports)))
     server = waitress.create_server(app, sockets=[listener], threads=THREADS, ident=None)

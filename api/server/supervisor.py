@@ -15,8 +15,8 @@ from api.app import load_reports
 from api.config import Settings
 from api.database.functions import Function
 from api.http.reports import Report
-from api.server.check import NotCheckedError
-from api.server.check_process import Check, warn
+from api.server.check import NotCheckedError, tell, warn
+from api.server.check_process import Check
 from api.server.http_server import CONNECTION_LIMIT
 from api.server.listener import Share, listen, url_of
 from api.server.process import (
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
     signals = Signals()
     allow_open_files(2 * CONNECTION_LIMIT)
     return_memory()
-    reports = load_reports()
+    reports = load_reports(settings)
     check = Check(settings, reports.values())
     try:
         warn(check.run(signals))
@@ -62,6 +62,7 @@ def serve(settings: Settings) -> None:
             return
         log.warning('%s', ex)
     with listen(settings) as listener:
+        tell(reports)
         Supervisor(settings, reports, listener, signals, check).run()
 
 

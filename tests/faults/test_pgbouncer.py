@@ -154,7 +154,9 @@ def test_start_checks_the_files_through_it(
     url = start_bouncer(default_pool_size=1)
     admin.execute('alter table benefit rename column title to caption')
     try:
-        with pytest.raises(AssertionError, match=r'error: available_benefits\.sql line \d+: col'):
+        with pytest.raises(
+            AssertionError, match=r'error: /.*/available_benefits\.sql line \d+: col'
+        ):
             start_api(DATABASE_URL=url, **TRANSACTION_MODE)
     finally:
         admin.execute('alter table benefit rename column caption to title')

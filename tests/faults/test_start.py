@@ -122,7 +122,7 @@ def test_lock_over_the_check_is_waited_for(
     with locked_uses(database_url):
         api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5', **settings)
         assert api.get('/live').status_code == 200
-        assert re.search(r'cannot be checked: \w+\.sql: .*\(database clone_\d+ on ', api.output())
+        assert re.search(r'cannot be checked: \S+\.sql: .*\(database clone_\d+ on ', api.output())
     assert api.get(TOP).status_code == 200
     assert api.stop() == 0
 
@@ -133,7 +133,9 @@ def test_check_on_demand_tells_of_a_lock(
 ) -> None:
     with locked_uses(database_url):
         checked = run_check(database_url, API_STATEMENT_TIMEOUT_S='0.5', **settings)
-    assert re.match(r'error: the database cannot be checked: top_benefits\.sql: ', reason(checked))
+    assert re.match(
+        r'error: the database cannot be checked: /\S+/top_benefits\.sql: ', reason(checked)
+    )
 
 
 @pytest.mark.parametrize('settings', [{}, UNBOUNDED], ids=['default', 'unbounded'])
@@ -198,7 +200,9 @@ def test_table_that_a_restore_has_not_made_yet_ends_no_running_service(
     assert api.get('/live').status_code == 200
     assert 'cannot be reached' in api.output()
     own_server.start()
-    wait_for(lambda: re.search(r'level=error event="top_benefits\.sql line \d+: rel', api.output()))
+    wait_for(
+        lambda: re.search(r'level=error event="/\S+/top_benefits\.sql line \d+: rel', api.output())
+    )
     assert api.get('/live').status_code == 200
     load(own_server.url(), 'schema.sql')
     wait_for(lambda: 'recommended indexes are missing' in api.output())  # so it was checked

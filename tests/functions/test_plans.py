@@ -74,7 +74,8 @@ class Plans:
         types = ', '.join(bind.type for bind in function.binds)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
         values = [known[bind.name] for bind in function.binds]
-        self._connection.execute(f'prepare {name} ({types}) as {function.numbered_sql}')
+        numbers = {bind.name: f'${n}' for n, bind in enumerate(function.binds, start=1)}
+        self._connection.execute(f'prepare {name} ({types}) as {function.sql % numbers}')
         marks = ', '.join(['%s'] * len(values))
         [[explained]] = (
             psycopg.ClientCursor(self._connection)

@@ -1,6 +1,7 @@
 -- The recommended indexes (see indexes.sql) that the database lacks, for a warning at the start.
 --
--- Returns   one row: missing text, the tables and columns of the missing indexes (null when there are none)
+-- Returns   one row: missing text, the tables and columns of the missing indexes, and how to mend one that is
+--           there and invalid (null when there are none)
 with recommended (table_name, column_names) as (
     -- one row per index of indexes.sql
     values
@@ -9,10 +10,13 @@ with recommended (table_name, column_names) as (
     ('benefit_usage', array['personId', 'benefitId', 'usageTimestamp'])
 ),
 
--- one row per valid and not partial index of a table that the search path finds
+-- one row per not partial index of a table that the search path finds; invalid is one whose build was
+-- interrupted, and on Citus one that indexes.sql found there
 present as (
     select
         pg_class.relname as table_name,
+        pg_index.indexrelid::regclass::text as index_name,
+        pg_index.indisvalid as is_valid,
         array(
             select pg_attribute.attname::text as attname
             from unnest(pg_index.indkey) with ordinality as parts (column_no, part_no)
@@ -26,22 +30,33 @@ present as (
     inner join pg_class on pg_index.indrelid = pg_class.oid
     where
         pg_table_is_visible(pg_class.oid)
-        and pg_index.indisvalid
         and pg_index.indpred is null
+),
+
+-- one row per recommended index: whether there is a valid one, and the name of one that is not. An index that
+-- begins with the columns will do
+found as (
+    select
+        recommended.table_name,
+        recommended.column_names,
+        bool_or(present.is_valid) as is_valid,
+        min(present.index_name) as index_name
+    from recommended
+    left join present
+        on
+            recommended.table_name = present.table_name
+            and recommended.column_names = present.column_names[1:cardinality(recommended.column_names)]
+    group by
+        recommended.table_name,
+        recommended.column_names
 )
 
 select
     string_agg(
-        recommended.table_name || ' (' || array_to_string(recommended.column_names, ', ') || ')',
+        found.table_name || ' (' || array_to_string(found.column_names, ', ') || ')'
+        || coalesce(', invalid until: reindex index concurrently ' || found.index_name, ''),
         '; '
-        order by recommended.table_name, recommended.column_names
+        order by found.table_name, found.column_names
     ) as missing
-from recommended
-where
-    -- an index that begins with the columns will do
-    not exists (
-        select from present
-        where
-            present.table_name = recommended.table_name
-            and present.column_names[1:cardinality(recommended.column_names)] = recommended.column_names
-    );
+from found
+where found.is_valid is not true;

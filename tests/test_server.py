@@ -86,6 +86,21 @@ def test_missing_index_is_one_warning(
     assert warning.endswith(f'see db/indexes.sql: {named}"')
 
 
+def test_invalid_index_is_a_warning_that_tells_how_to_mend_it(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    index = 'benefit_usage_benefit_id_usage_timestamp_idx'
+    rows.connection.execute(
+        'update pg_index set indisvalid = false where indexrelid = %s::regclass', [index]
+    )
+    api = start_api(DATABASE_URL=database_url)
+    [warning] = [line for line in api.output().splitlines() if 'level=warning' in line]
+    mend = f'reindex index concurrently {index}'
+    assert warning.endswith(f'benefit_usage (benefitId, usageTimestamp), invalid until: {mend}"')
+    rows.connection.execute(mend)
+    assert 'level=warning' not in start_api(DATABASE_URL=database_url).output()
+
+
 def test_indexes_that_are_there_or_longer_give_no_warning(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:

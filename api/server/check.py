@@ -41,6 +41,7 @@ LIMITS = (
     " set_config('statement_timeout', %s, true)"
 )
 EXPLAIN = 'explain '
+INDEXES = 'recommended indexes are missing or invalid, see db/indexes.sql'
 COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 
@@ -94,7 +95,7 @@ def check_database(settings: Settings, functions: Collection[Function]) -> list[
             subject = MISSING_INDEXES.name
             [[missing]] = session.execute(MISSING_INDEXES.read_bytes()).fetchall()
             if missing:
-                warnings.append(f'recommended indexes are missing, see db/indexes.sql: {missing}')
+                warnings.append(f'{INDEXES}: {missing}')
             return warnings
         except psycopg.Error as ex:
             raise NotCheckedError(

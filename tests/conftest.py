@@ -4,12 +4,11 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from api.server.process import allow_open_files
 from db.embedded import EmbeddedServer, load
-from tests.support import ApiProcess, Rows, cloned, free_port
+from tests.support import ApiProcess, Rows, cloned, free_port, open_rows
 
 # nohup, and a shell that starts jobs in the background, let a process and its children ignore
 # these, and tests send them
@@ -43,10 +42,7 @@ def database_url(server: EmbeddedServer) -> Iterator[str]:
 @pytest.fixture
 def rows(database_url: str) -> Iterator[Rows]:
     """Return a writer for the test's database, with venue 1 and person 1 in place."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        writer = Rows(connection)
-        writer.venues(1)
-        writer.people(1)
+    with open_rows(database_url) as writer:
         yield writer
 
 

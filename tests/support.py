@@ -116,14 +116,22 @@ class GuardedServer(EmbeddedServer):
 
 
 class Rows:
-    """Writes the rows that a test needs.
+    """Writes the rows that a test needs, and reads them with the function files.
 
     Attributes:
         connection: An autocommit connection to the test's database.
+        folder: Where a function file is looked for before db/functions.
     """
 
-    def __init__(self, connection: psycopg.Connection) -> None:
+    def __init__(self, connection: psycopg.Connection, folder: Path = FOLDER) -> None:
         self.connection = connection
+        self.folder = folder
+
+    def answer(self, name: str, **values: object) -> tuple:
+        """Run a function file; returns its row, the body parsed."""
+        is_there = (self.folder / f'{name}.sql').exists()
+        folder = self.folder if is_there else FOLDER
+        return run_function(self.connection, name, folder=folder, **values)
 
     def venues(self, *ids: int) -> None:
         """Insert venues."""
@@ -156,6 +164,16 @@ class Rows:
                 ' values (%s, %s, %s)',
                 [person, benefit, timestamp],
             )
+
+
+@contextmanager
+def open_rows(url: str, folder: Path = FOLDER) -> Iterator[Rows]:
+    """Connect to an empty database, and write venue 1 and person 1; yields a writer."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        rows = Rows(connection, folder)
+        rows.venues(1)
+        rows.people(1)
+        yield rows
 
 
 @contextmanager
@@ -200,7 +218,7 @@ def run_function(
 
 def body(rows: 'Rows', name: str, **values: object) -> list:
     """Return the body of a function file's answer, parsed."""
-    return run_function(rows.connection, name, **values)[0]
+    return rows.answer(name, **values)[0]
 
 
 def is_listening(port: int) -> bool:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.support import Rows, body, run_function
+from tests.support import Rows, body
 
 USED = datetime.fromisoformat('2024-02-28 10:00:00+00:00')
 COOLDOWNS = {'day': 24, 'week': 168, 'month': 720}  # hours
@@ -135,5 +135,5 @@ def test_daylight_saving_does_not_stretch_a_day(rows: Rows) -> None:
 def test_row_names_what_does_not_exist(
     rows: Rows, venue: int, person: int, missing: str | None
 ) -> None:
-    row = run_function(rows.connection, 'available_benefits', venue_id=venue, person_id=person)
+    row = rows.answer('available_benefits', venue_id=venue, person_id=person)
     assert row == ([], missing)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support import Rows, body, run_function
+from tests.support import Rows, body
 
 T = datetime(2024, 7, 1, 12, tzinfo=UTC)
 OPENS = datetime(2024, 1, 3, 12, tzinfo=UTC)
@@ -175,7 +175,7 @@ def test_session_settings_change_nothing(rows: Rows) -> None:
 
 @pytest.mark.parametrize(('venue', 'missing'), [(1, None), (2, 'venue_id')])
 def test_row_names_what_does_not_exist(rows: Rows, venue: int, missing: str | None) -> None:
-    assert run_function(rows.connection, 'inactivity_periods', venue_id=venue) == (
+    assert rows.answer('inactivity_periods', venue_id=venue) == (
         [],
         missing,
     )

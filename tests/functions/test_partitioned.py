@@ -100,7 +100,7 @@ def database(
     server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
     """Return a database that the statements of docs/scaling.md have partitioned."""
-    [statements] = blocks('sql', ROOT / 'docs' / 'scaling.md')
+    statements, *_ = blocks('sql', ROOT / 'docs' / 'scaling.md')
     script = tmp_path_factory.mktemp('partitioned') / 'script.sql'
     script.write_text(statements)
     with cloned(server) as url, psycopg.connect(url, autocommit=True) as connection:

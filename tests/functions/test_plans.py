@@ -4,6 +4,7 @@ Pages are counted, not seconds, so the numbers are the same in every run.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -65,12 +66,13 @@ def plans(request: pytest.FixtureRequest, connection: psycopg.Connection) -> 'Pl
 class Plans:
     """Runs function files as prepared statements and tells their plans."""
 
-    def __init__(self, connection: psycopg.Connection) -> None:
+    def __init__(self, connection: psycopg.Connection, folder: Path = FOLDER) -> None:
         self._connection = connection
+        self._folder = folder
 
     def of(self, name: str, *, venue: int = BUSY, timestamp: str | None = MOMENT) -> 'Plan':
         """Run a function and return its plan."""
-        function = load_function(FOLDER / f'{name}.sql')
+        function = load_function(self._folder / f'{name}.sql')
         types = ', '.join(bind.type for bind in function.binds)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
         values = [known[bind.name] for bind in function.binds]

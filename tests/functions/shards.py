@@ -1,0 +1,115 @@
+"""Uses on several servers: spread by Citus, and by postgres_fdw as docs/scaling.md has it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db.embedded import EmbeddedServer, load
+from tests.pages import blocks
+from tests.support import ROOT, free_port, program, run
+
+CITUS_FILES = ROOT / 'db' / 'citus'
+SCALING = ROOT / 'docs' / 'scaling.md'
+# the role that docs/scaling.md supposes
+USES = 'create role uses login; grant select, insert, delete on benefit_usage to uses;'
+
+
+@dataclass
+class Shards:
+    """A database whose uses are on other servers.
+
+    Attributes:
+        url: The database, on the first server.
+        servers: The servers, in their order.
+        folder: The files that are made for it.
+    """
+
+    url: str
+    servers: list[EmbeddedServer]
+    folder: Path
+
+
+class Node(EmbeddedServer):
+    """A server on a port of this machine, where nobody needs a password."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(listen_addresses='127.0.0.1', **options)
+
+    def prestart(self) -> None:
+        """Choose a port (called by the base class)."""
+        self.settings['port'] = free_port()
+
+
+@contextmanager
+def citus_cluster() -> Iterator[Shards]:
+    """Run a coordinator and two workers; distribute.sql has spread the tables."""
+    if not (binaries := os.environ.get('CITUS_BIN')):
+        pytest.skip('CITUS_BIN names no folder with the programs of a PostgreSQL that has Citus')
+    options = {'shared_preload_libraries': 'citus', 'citus.node_conninfo': 'sslmode=disable'}
+    with ExitStack() as stack:
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        environment.setenv('POSTGRES_BIN', binaries)
+        nodes = [stack.enter_context(Node(**options)) for _ in range(3)]
+        for node in nodes:
+            with psycopg.connect(node.url(), autocommit=True) as connection:
+                connection.execute('create extension citus')
+        first, *others = [node.settings['port'] for node in nodes]
+        url = nodes[0].url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("select citus_set_coordinator_host('127.0.0.1', %s)", [first])
+            for port in others:
+                connection.execute("select citus_add_node('127.0.0.1', %s)", [port])
+        load(url, 'schema.sql', 'indexes.sql')
+        run_in_psql(nodes[0], CITUS_FILES / 'distribute.sql')
+        yield Shards(url, nodes, CITUS_FILES)
+
+
+@contextmanager
+def foreign_servers(folder: Path) -> Iterator[Shards]:
+    """Run a server with the uses on two others, and the file for it in a folder, as docs tell."""
+    of_others, of_first, ctes = [
+        block for block in blocks('sql', SCALING) if 'partition by range' not in block
+    ]
+    with ExitStack() as stack:
+        first, *others = [stack.enter_context(EmbeddedServer()) for _ in range(3)]
+        for number, other in enumerate(others):
+            load_text(other, folder / 'others.sql', of_others + USES)
+            place = f"host 'uses-{number}.example.com', dbname 'name'"
+            assert place in of_first
+            of_first = of_first.replace(
+                place, f"host '{other.base_dir}/tmp', port '5432', dbname 'test'"
+            )
+        of_first = of_first.replace("password 'SECRET'", "password_required 'false'")
+        load(first.url(), 'schema.sql', 'indexes.sql')
+        load_text(first, folder / 'readonly_role.sql', (ROOT / 'db/readonly_role.sql').read_text())
+        load_text(first, folder / 'first.sql', of_first)
+        (folder / 'top_benefits.sql').write_text(with_ctes(CITUS_FILES / 'top_benefits.sql', ctes))
+        yield Shards(first.url(), [first, *others], folder)
+
+
+def load_text(server: EmbeddedServer, path: Path, text: str) -> None:
+    """Run statements in psql, by way of a file."""
+    path.write_text(text)
+    run_in_psql(server, path)
+
+
+def run_in_psql(server: EmbeddedServer, path: Path) -> None:
+    """Run a file in psql."""
+    psql = program(server, 'psql')
+    run(psql, server.url(), '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(path))
+
+
+def with_ctes(path: Path, ctes: str) -> str:
+    """Return a file's text with other CTEs, each from its name to the line that ends it."""
+    text = path.read_text()
+    for cte in ctes.split('\n\n'):
+        name = cte.split()[0]
+        begin = text.index(f'\n{name} as ') + 1
+        end = text.index('\n),\n', begin) + len('\n),\n')
+        text = text[:begin] + cte.rstrip('\n') + '\n' + text[end:]
+    return text

@@ -14,6 +14,7 @@ from tests.pages import blocks
 from tests.support import ROOT, free_port, program, run
 
 CITUS_FILES = ROOT / 'db' / 'citus'
+READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
 SCALING = ROOT / 'docs' / 'scaling.md'
 # the role that docs/scaling.md supposes
 USES = 'create role uses login; grant select, insert, delete on benefit_usage to uses;'
@@ -86,8 +87,9 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
             )
         of_first = of_first.replace("password 'SECRET'", "password_required 'false'")
         load(first.url(), 'schema.sql', 'indexes.sql')
-        load_text(first, folder / 'readonly_role.sql', (ROOT / 'db/readonly_role.sql').read_text())
+        run_in_psql(first, READONLY_ROLE)
         load_text(first, folder / 'first.sql', of_first)
+        run_in_psql(first, READONLY_ROLE)
         (folder / 'top_benefits.sql').write_text(with_ctes(CITUS_FILES / 'top_benefits.sql', ctes))
         yield Shards(first.url(), [first, *others], folder)
 

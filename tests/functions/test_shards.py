@@ -1,0 +1,122 @@
+"""The service on uses that are on several servers: what it needs, and what it does without one."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.functions.shards import CITUS_FILES, Shards, run_in_psql
+from tests.functions.test_plans import Plans
+from tests.support import ROOT, ApiProcess, Rows, clean_environment, program, run, wait_for
+
+T = 'timestamp=2024-07-01T12:00:00Z'
+TOP = f'/venues/top-benefits?{T}'
+PATHS = [
+    TOP,
+    f'/venues/1/available-benefits?personId=1&{T}',
+    f'/venues/1/inactivity-periods?{T}',
+]
+ROLE = 'membership_benefits_api'
+on_citus = pytest.mark.parametrize('rows', ['citus_cluster'], indirect=True)
+on_foreign_servers = pytest.mark.parametrize('rows', ['foreign_servers'], indirect=True)
+
+
+@pytest.fixture
+def benefits(rows: Rows) -> Rows:
+    """Return a writer that has put benefits and their uses on every server."""
+    for id_ in range(1, 21):
+        rows.benefit(id_)
+        rows.uses(id_, '2024-06-01', '2024-06-02')
+    return rows
+
+
+def of_role(shards: Shards) -> str:
+    """Return the URL for the role of the service."""
+    return shards.url.replace('postgres@', f'{ROLE}@')
+
+
+def check(shards: Shards, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-m', 'api', '--check'],
+        cwd=ROOT,
+        env=clean_environment() | {'DATABASE_URL': of_role(shards)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@on_foreign_servers
+@pytest.mark.parametrize('timestamp', ['2024-07-01', None], ids=['moment', 'now'])
+@pytest.mark.parametrize('mode', ['custom', 'generic'])
+def test_each_foreign_server_counts_its_own_uses(
+    benefits: Rows, foreign_servers: Shards, mode: str, timestamp: str | None
+) -> None:
+    benefits.connection.execute(
+        'insert into benefit_usage ("personId", "benefitId", "usageTimestamp")'
+        " select 1, 1 + n % 20, timestamp '2024-06-01' + n * interval '1 minute'"
+        ' from generate_series(1, 20000) as n'
+    )
+    benefits.connection.execute('analyze benefit_usage')
+    counts = []
+    for server in foreign_servers.servers[1:]:
+        with psycopg.connect(server.url()) as connection:
+            counts += connection.execute('select count(*) from benefit_usage').fetchone()
+    assert sum(counts) == 20_040
+    assert min(counts) > 0
+    with psycopg.connect(of_role(foreign_servers), autocommit=True) as connection:
+        connection.execute(f'set plan_cache_mode = force_{mode}_plan')
+        plan = Plans(connection, foreign_servers.folder).of('top_benefits', timestamp=timestamp)
+    scans = [node for node in plan.all() if node['Node Type'] == 'Foreign Scan']
+    assert [scan['Relations'].partition(' (')[0] for scan in scans] == ['Aggregate on'] * 2
+
+
+@on_foreign_servers
+def test_foreign_server_that_is_away_is_a_503_until_it_is_back(
+    benefits: Rows, foreign_servers: Shards, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(
+        DATABASE_URL=of_role(foreign_servers), API_FUNCTIONS=str(foreign_servers.folder)
+    )
+    before = [api.get(path).json() for path in PATHS]
+    assert all(before)
+    foreign_servers.servers[1].terminate()
+    try:
+        answer = api.get(TOP)
+        assert (answer.status_code, answer.json()['title']) == (503, 'Database unavailable')
+    finally:
+        foreign_servers.servers[1].start()
+    wait_for(lambda: api.get(TOP).status_code == 200)
+    assert [api.get(path).json() for path in PATHS] == before
+
+
+@on_citus
+def test_citus_refuses_the_recursive_file_at_the_check_and_takes_its_own(
+    benefits: Rows, citus_cluster: Shards, start_api: Callable[..., ApiProcess]
+) -> None:
+    run_in_psql(citus_cluster.servers[0], ROOT / 'db' / 'readonly_role.sql')
+    refused = check(citus_cluster)
+    assert refused.returncode == 1
+    assert '/inactivity_periods.sql: recursive CTEs are only supported when ' in refused.stderr
+    taken = check(citus_cluster, API_FUNCTIONS=str(CITUS_FILES))
+    assert (taken.returncode, taken.stderr) == (0, '')
+    api = start_api(DATABASE_URL=of_role(citus_cluster), API_FUNCTIONS=str(CITUS_FILES))
+    for _ in range(8):  # from the sixth time on, a session may choose a plan for all values
+        for path in PATHS:
+            assert api.get(path).json()
+
+
+@on_citus
+def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
+    rows: Rows, citus_cluster: Shards
+) -> None:
+    first = citus_cluster.servers[0]
+    run_in_psql(first, ROOT / 'db' / 'indexes.sql')
+    url = {'DATABASE_URL': citus_cluster.url, 'API_FUNCTIONS': str(CITUS_FILES)}
+    warning = check(citus_cluster, **url).stderr
+    assert 'invalid until: ' in warning
+    for mended in warning.rstrip('\n').split('; '):
+        run(program(first, 'psql'), first.url(), '-X', '-c', mended.partition('until: ')[2])
+    assert check(citus_cluster, **url).stderr == ''

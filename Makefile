@@ -1,7 +1,8 @@
 # The commands of this project: `make` lists them. Variables narrow some of them:
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
 #   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
-#   GENERIC=1   explain the generic plan        SECONDS=3 CLIENTS=1   how long and how many pgbench runs
+#   GENERIC=1   explain the generic plan        OUT=plan.json PICTURE=plan.html   where explain writes the plan
+#   SECONDS=3 CLIENTS=1   how long and how many pgbench runs
 #   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
 # For make bench: how many uses and venues are loaded, the fewer uses of growth, how long one HTTP measurement takes and
 # how often it is made, what is measured or drawn, other PostgreSQLs for versions, the folder of figures and pictures
@@ -85,10 +86,11 @@ bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and dr
 
 check: lint test ## All that CI checks
 
-psql: .venv/installed ## Open psql (no database configured: on a throwaway one with sample data)
-	@$(RUN) sh -c 'exec psql "$$DATABASE_URL"'
+psql: .venv/installed ## Open psql with the reports' parameters set (no database configured: on a throwaway one)
+	@$(RUN) sh -c 'exec psql "$$DATABASE_URL" \
+	    -v venue_id="$${venue_id:-1}" -v person_id="$${person_id:-1}" -v timestamp=NULL'
 
-explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1)
+explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1, PICTURE=plan.html)
 	@sh db/measure.sh explain $(RUN)
 
 pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=3 CLIENTS=1)
@@ -106,7 +108,7 @@ token: .venv/installed ## Make a bearer token, and the hash of it for the config
 clean: ## Remove what was installed and cached
 	@for folder in .venv .venv-bench; do \
 	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2
 	find api db tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help install run dev test test-faults soak lint format check psql explain pgbench bench lock token clean

@@ -1,5 +1,6 @@
 """The commands of db/README.md work as they stand there."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,16 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.pages import blocks, commands
-from tests.support import ROOT, ApiProcess, clean_environment, cloned, program, run
+from tests.support import (
+    ROOT,
+    ApiProcess,
+    clean_environment,
+    cloned,
+    missing,
+    program,
+    run,
+    system_program,
+)
 
 README = ROOT / 'db' / 'README.md'
 # make as in the examples, but on what is installed here already
@@ -32,10 +42,12 @@ def own_url(server: EmbeddedServer) -> Iterator[str]:
 
 
 @pytest.mark.parametrize('command', [line for line in commands(README) if r'\password' not in line])
-def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
+def test_command(server: EmbeddedServer, own_url: str, tmp_path: Path, command: str) -> None:
     for name in ('psql', 'pgbench'):
         program(server, name)
-    quick = re.sub(r'(-T |SECONDS=|seconds=)5', r'\g<1>1', command)
+    if 'PICTURE=' in command:
+        system_program('npm', 'npm')
+    quick = re.sub(r'(-T |SECONDS=|seconds=)5', r'\g<1>1', command.replace('/tmp', str(tmp_path)))
     finished = subprocess.run(
         ['sh', '-e', '-c', MAKE + quick],
         cwd=ROOT,
@@ -46,8 +58,28 @@ def test_command(server: EmbeddedServer, own_url: str, command: str) -> None:
         timeout=60,
         check=False,
     )
+    if 'npm does not bring' in finished.stderr:
+        missing(finished.stderr)
     assert finished.returncode == 0, finished.stderr
     assert 'ERROR' not in finished.stderr
+
+
+def test_lines_in_psql_show_the_answer_and_the_same_with_a_member_a_line(
+    server: EmbeddedServer, own_url: str
+) -> None:
+    [lines] = blocks('psql', README)
+    printed = subprocess.run(
+        [program(server, 'psql'), own_url, '-X', '-q', '-v', 'ON_ERROR_STOP=1'],
+        cwd=ROOT,
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    answer, pretty = printed.split('|\n')
+    assert json.loads(answer) == json.loads(pretty) != []
+    assert len(answer.splitlines()) == 1
+    assert '\n        "recurrence": "day"\n' in pretty
 
 
 def test_query_finds_the_sessions_of_the_service(

@@ -1,17 +1,24 @@
-"""`make explain` and `make pgbench` run the function files on a real database."""
+"""`make explain`, `make pgbench` and `make psql` run the function files on a real database."""
 
+import fcntl
+import itertools
+import json
 import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from api.database.functions import FOLDER
 from db.embedded import EmbeddedServer
-from tests.support import ROOT, clean_environment, program
+from tests.support import ROOT, Rows, clean_environment, missing, program, system_program
 
 NAMES = sorted(path.stem for path in FOLDER.glob('*.sql'))
 ALL = 'available_benefits inactivity_periods top_benefits'
@@ -21,39 +28,48 @@ class Make:
     """Calls make with DATABASE_URL set."""
 
     def __init__(self, server: EmbeddedServer, url: str) -> None:
-        self._environment = clean_environment() | {
-            'DATABASE_URL': url,
-            'PATH': f'{server.binaries}:{os.environ["PATH"]}',
+        self.path = f'{server.binaries}:{os.environ["PATH"]}'
+        self._environment = clean_environment() | {'DATABASE_URL': url, 'PATH': self.path}
+
+    def command(self, *arguments: str) -> dict:
+        """Return what subprocess needs to run make on what is installed here already."""
+        bin_ = Path(sys.executable).parent
+        return {
+            'args': ['make', '-o', '.venv/installed', f'BIN={bin_}', *arguments],
+            'cwd': ROOT,
+            'env': self._environment,
         }
 
-    def finish(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run make on what is installed here already; the exit status may be any."""
-        bin_ = Path(sys.executable).parent
+    def finish(self, *arguments: str, stdin: str = '') -> subprocess.CompletedProcess:
+        """Run make; the exit status may be any."""
         return subprocess.run(
-            ['make', '-o', '.venv/installed', f'BIN={bin_}', *arguments],
-            cwd=ROOT,
-            env=self._environment,
+            **self.command(*arguments),
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
 
-    def measure(
-        self, folder: Path, tool: str, sql: str, **values: str
-    ) -> subprocess.CompletedProcess:
-        """Run measure.sh on a function file of the test's own."""
-        (folder / 'functions').mkdir()
-        (folder / 'functions' / 'own.sql').write_text(f'-- name: own(venue_id)^\n{sql};\n')
-        shutil.copy(ROOT / 'db' / 'measure.sh', folder)
+    def measure(self, project: Path, tool: str, **values: str) -> subprocess.CompletedProcess:
+        """Run measure.sh of a copy of the project; the exit status may be any."""
         return subprocess.run(
-            ['sh', str(folder / 'measure.sh'), tool],
-            env=self._environment | {'FUNCTION': 'own', 'seconds': '1'} | values,
+            ['sh', 'db/measure.sh', tool],
+            cwd=project,
+            env=self._environment | values,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    def measure_own(
+        self, project: Path, tool: str, sql: str, **values: str
+    ) -> subprocess.CompletedProcess:
+        """Run measure.sh of a copy of the project on a function file of the test's own."""
+        own = project / 'db' / 'functions' / 'own.sql'
+        own.write_text(f'-- name: own(venue_id)^\n{sql};\n')
+        return self.measure(project, tool, FUNCTION='own', seconds='1', **values)
 
     def print(self, *arguments: str) -> str:
         """Run make and return what it prints."""
@@ -78,6 +94,23 @@ def make(server: EmbeddedServer, sample_url: str) -> Make:
     for name in ('psql', 'pgbench'):
         program(server, name)
     return Make(server, sample_url)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a folder with a copy of what a DBA needs."""
+    shutil.copytree(ROOT / 'db', tmp_path / 'db')
+    return tmp_path
+
+
+@pytest.fixture
+def path_without_npm(server: EmbeddedServer, project: Path) -> str:
+    """Return a PATH with what the scripts of db/ need, but for npm."""
+    folder = project / 'bin'
+    folder.mkdir()
+    for name in ('awk', 'basename', 'cat', 'dirname', 'grep', 'ls', 'sed', 'sh', 'tr'):
+        (folder / name).symlink_to(shutil.which(name))
+    return f'{server.binaries}:{folder}'
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -133,9 +166,173 @@ def test_explain_of_a_wrong_timestamp_is_one_line(make: Make, timestamp: str) ->
     assert timestamp in line
 
 
+def test_explain_tells_where_the_plan_comes_from(make: Make) -> None:
+    printed = make.print('explain', 'FUNCTION=available_benefits', 'venue_id=1', 'person_id=2')
+    file, place, sizes, warning, empty, *plan = printed.splitlines()
+    assert file == (
+        'db/functions/available_benefits.sql, venue_id=1, person_id=2, timestamp=NULL, custom plan'
+    )
+    assert re.fullmatch(r'PostgreSQL \d+\.\d+.*, database clone_\d+', place)
+    size = r'\d+ [kM]B'
+    assert re.fullmatch(
+        rf'venue: 30 rows, {size}; benefit: 154 rows, {size}; person: 400 rows, {size};'
+        rf' benefit_usage: 200,314 rows, {size}',
+        sizes,
+    )
+    assert warning.startswith('warning: less than a million rows in each')
+    assert empty == ''
+    # no frame around the plan, and no ruler as wide as it
+    assert plan[0].startswith('Result  (cost=')
+    assert plan[-1].startswith('Execution Time: ')
+
+
+@pytest.mark.parametrize('form', [{}, {'OUT': 'plan.json'}])
+def test_explain_tells_the_size_of_every_table_that_is_read(
+    server: EmbeddedServer, project: Path, rows: Rows, database_url: str, form: dict[str, str]
+) -> None:
+    program(server, 'psql')
+    rows.connection.execute('create table kind (id integer)')
+    make = Make(server, database_url)
+    sql = 'select :venue_id::bigint from venue cross join kind as kinds'
+    told = make.measure_own(project, 'explain', sql, venue_id='1', **form)
+    assert told.returncode == 0, told.stderr
+    sizes = told.stdout.splitlines()[2]
+    assert sizes == 'kind: 0 rows, 0 bytes; venue: 0 rows, 16 kB'
+    nothing = make.measure_own(project, 'explain', 'select :venue_id::bigint', venue_id='1', **form)
+    assert nothing.returncode == 0, nothing.stderr
+    assert nothing.stdout.splitlines()[2:3] == ([] if form else [''])
+
+
+def test_explain_of_the_generic_plan_says_so(make: Make) -> None:
+    arguments = ['FUNCTION=top_benefits', 'timestamp=2026-10-01', 'GENERIC=1']
+    head, *_ = make.print('explain', *arguments).splitlines()
+    assert head == 'db/functions/top_benefits.sql, timestamp=2026-10-01, generic plan'
+
+
+def test_explain_does_not_warn_of_large_tables(
+    server: EmbeddedServer, project: Path, rows: Rows, database_url: str
+) -> None:
+    program(server, 'psql')
+    rows.connection.execute('create table numbers (n integer) partition by range (n)')
+    for n in (1, 2):
+        rows.connection.execute(
+            f'create table numbers_{n} partition of numbers for values from ({n}) to ({n + 1})'
+        )
+    rows.connection.execute(
+        "update pg_class set reltuples = 500000, relpages = 1 where relname like 'numbers_%'"
+    )
+    make = Make(server, database_url)
+    sql = 'select count(*) from numbers cross join venue where venue.id = :venue_id::bigint'
+    found = make.measure_own(project, 'explain', sql, venue_id='1')
+    assert found.returncode == 0, found.stderr
+    *_, sizes, empty = found.stdout.splitlines()[:4]
+    assert re.search(r'^venue: .*; numbers: 1,000,000 rows, 0 bytes$', sizes)
+    assert empty == ''
+
+
+@pytest.mark.parametrize('columns', [80, 200])
+def test_explain_fits_the_terminal(make: Make, columns: int) -> None:
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack('HHHH', 50, columns, 0, 0))
+    command = make.command('explain', 'FUNCTION=inactivity_periods', 'venue_id=1')
+    with subprocess.Popen(**command, stdout=its) as process:
+        os.close(its)
+        printed = b''
+        with suppress(OSError):  # its end, when the terminal is closed
+            while part := os.read(ours, 10_000):
+                printed += part
+    os.close(ours)
+    assert process.returncode == 0
+    lines = printed.decode().splitlines()
+    assert columns / 2 < max(len(line) for line in lines) <= columns
+    # what follows a break stands further in than what is before it, if there is room
+    squeezed = re.sub(r'\s', '', printed.decode())
+    assert '("usageTimestamp"<(hops.to_point+hops.threshold))' in squeezed
+    for node, rest in itertools.pairwise(lines):
+        if node.count('(') > node.count(')'):
+            assert len(rest) - len(rest.lstrip()) >= len(node) - len(node.lstrip())
+
+
+def test_explain_breaks_no_line_in_a_file(make: Make) -> None:
+    printed = make.print('explain', 'FUNCTION=inactivity_periods', 'venue_id=1')
+    assert max(len(line) for line in printed.splitlines()) > 100
+
+
+def test_explain_writes_json(make: Make, tmp_path: Path) -> None:
+    out = tmp_path / 'plan.json'
+    printed = make.print('explain', 'FUNCTION=top_benefits', f'OUT={out}')
+    assert len(printed.splitlines()) == 4
+    [explained] = json.loads(out.read_text())
+    assert explained['Plan']['Actual Loops'] == 1
+    assert 'Shared Hit Blocks' in explained['Plan']
+    assert explained['Settings']['plan_cache_mode'] == 'force_custom_plan'
+
+
+def test_explain_draws_a_page(make: Make, project: Path, path_without_npm: str) -> None:
+    system_program('npm', 'npm')
+    chromium = system_program('chromium', 'chromium')
+    values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
+    drawn = make.measure(project, 'explain', **values)
+    if 'npm does not bring pev2' in drawn.stderr:
+        missing(f'npm reaches no registry: {drawn.stderr}')
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.endswith('\nplan.html: open it in a browser\n')
+    json.loads((project / 'plan.json').read_text())
+    page = project / 'plan.html'
+    assert not re.search('(?:src|href)="', page.read_text().partition('<script')[0])
+    # the second time npm is not needed
+    page.unlink()
+    again = make.measure(project, 'explain', **values, PATH=path_without_npm)
+    assert again.returncode == 0, again.stderr
+    shown = subprocess.run(
+        [
+            chromium,
+            *('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'),
+            *('--host-resolver-rules=MAP * ~NOTFOUND', f'--user-data-dir={project / "profile"}'),
+            *('--virtual-time-budget=10000', '--dump-dom', page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    nodes = re.findall(r'class="text-start plan-node[^"]*"', shown)
+    assert len(nodes) > 10
+    assert re.search(r'Index Only Scan.*benefit_usage_benefit_id_usage_timestamp_idx', shown, re.S)
+    assert '>db/functions/top_benefits.sql, timestamp=NULL, custom plan\n' in shown
+
+
+def test_explain_without_npm_leaves_the_json(
+    make: Make, project: Path, path_without_npm: str
+) -> None:
+    values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html', 'PATH': path_without_npm}
+    refused = make.measure(project, 'explain', **values)
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        r'error: no plan\.html, since .* comes with npm, and there is none .*;'
+        r' the plan is in plan\.json, for other viewers\n',
+        refused.stderr,
+    )
+    assert not (project / 'plan.html').exists()
+    json.loads((project / 'plan.json').read_text())
+
+
+def test_packages_that_are_not_the_pinned_ones_are_refused(make: Make, project: Path) -> None:
+    npm = project / 'bin' / 'npm'
+    npm.parent.mkdir()
+    npm.write_text('#!/bin/sh\ntouch pev2-1.21.0.tgz vue-3.5.45.tgz bootstrap-5.3.9.tgz\n')
+    npm.chmod(0o755)
+    values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
+    refused = make.measure(project, 'explain', **values, PATH=f'{npm.parent}:{make.path}')
+    assert refused.returncode == 1
+    assert 'what npm brought is not what it should be' in refused.stderr
+    assert [path.name for path in project.iterdir() if 'pev2' in path.name] == []
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_pgbench_prints_transactions_and_latency(make: Make, name: str) -> None:
     printed = make.print('pgbench', f'FUNCTION={name}', 'SECONDS=1', 'CLIENTS=2')
+    assert f'transaction type: db/functions/{name}.sql' in printed
     assert 'query mode: prepared' in printed
     assert 'number of clients: 2' in printed
     assert 'duration: 1 s' in printed
@@ -172,17 +369,31 @@ def test_id_that_no_bigint_holds_is_one_line(make: Make) -> None:
     assert line == f'ERROR:  value "{10**19}" is out of range for type bigint at character 61'
 
 
-def test_explain_changes_nothing(make: Make, tmp_path: Path) -> None:
+def test_explain_changes_nothing(make: Make, project: Path) -> None:
     sql = 'delete from venue where id = :venue_id::bigint'
-    finished = make.measure(tmp_path, 'explain', sql, venue_id='30')
+    finished = make.measure_own(project, 'explain', sql, venue_id='30')
     assert 'cannot execute DELETE in a read-only transaction' in finished.stderr
 
 
-def test_pgbench_takes_ids_between_the_lowest_and_the_highest(make: Make, tmp_path: Path) -> None:
+def test_pgbench_takes_ids_between_the_lowest_and_the_highest(make: Make, project: Path) -> None:
     # the sample data has the venues 1 to 30; another id divides by zero and ends pgbench
     sql = 'select 1 / (:venue_id::bigint between 1 and 30)::integer'
-    finished = make.measure(tmp_path, 'pgbench', sql)
+    finished = make.measure_own(project, 'pgbench', sql)
     assert finished.returncode == 0, finished.stderr
-    (tmp_path / 'again').mkdir()
-    narrower = make.measure(tmp_path / 'again', 'pgbench', sql.replace('30', '29'))
+    narrower = make.measure_own(project, 'pgbench', sql.replace('30', '29'))
     assert 'division by zero' in narrower.stderr
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_psql_has_the_parameters_set(make: Make, name: str) -> None:
+    finished = make.finish('psql', stdin=f'\\t \\a\n\\i db/functions/{name}.sql\n')
+    assert (finished.returncode, finished.stderr) == (0, '')
+    *_, answer = finished.stdout.splitlines()
+    body, missing_entity = answer.rsplit('|', 1)
+    assert json.loads(body)
+    assert missing_entity == ''
+
+
+def test_psql_takes_other_parameters(make: Make) -> None:
+    finished = make.finish('psql', 'venue_id=2', 'person_id=3', stdin='\\echo :venue_id :person_id')
+    assert finished.stdout == '2 3\n'

@@ -133,7 +133,13 @@ def test_every_table_is_compared_with_the_code_or_there_is_a_reason() -> None:
 
 def test_every_block_of_code_is_of_a_language_that_is_tested() -> None:
     for text in PAGES.values():
-        assert set(re.findall(r'^```(\w+)$', text, re.MULTILINE)) <= {'sh', 'python', 'js', 'sql'}
+        assert set(re.findall(r'^```(\w+)$', text, re.MULTILINE)) <= {
+            'sh',
+            'python',
+            'js',
+            'sql',
+            'psql',
+        }
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: str(path.relative_to(ROOT)))

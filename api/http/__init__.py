@@ -1,5 +1,4 @@
 """What a request is and what an answer is: reports and pages, parameters, problems, delivery, auth.
 
-Imports `database`, `telemetry` and `config`. It must not know SQL, nor who runs it: threads,
-processes and connections of clients are the server's.
+Imports `database`, `telemetry` and `config`. It must not know SQL, nor threads and processes.
 """

@@ -8,8 +8,20 @@ import falcon
 from falcon.routing import StaticRoute
 
 
+class ReadOnly:
+    """What can be read and nothing else: HEAD and OPTIONS follow from the GET of a subclass."""
+
+    def on_head(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
+        """Answer as GET does, of which only the head is sent."""
+        self.on_get(req, resp, **path)
+
+    def on_options(self, _req: falcon.Request, resp: falcon.Response, **_path: str) -> None:
+        """Tell the methods, as a 405 does."""
+        resp.set_header('Allow', 'GET, HEAD, OPTIONS')
+
+
 @dataclass(frozen=True)
-class Page:
+class Page(ReadOnly):
     """What does not depend on the request: its body is called for each, and may raise."""
 
     body: Callable[[], bytes]
@@ -23,10 +35,8 @@ class Page:
         resp.cache_control = [self.cache_control]
         resp.content_type = self.content_type
 
-    on_head = on_get
 
-
-class SwaggerUi:
+class SwaggerUi(ReadOnly):
     """The files of Swagger UI, with the ranges and conditions that falcon knows."""
 
     files = StaticRoute('/docs/static', str(files('swagger_ui') / 'static'))
@@ -35,10 +45,8 @@ class SwaggerUi:
         """Answer with one of them."""
         self.files(req, resp)
 
-    on_head = on_get
 
-
-class Entrance:
+class Entrance(ReadOnly):
     """The root: sends a browser to the documentation, and tells a program where things are."""
 
     def __init__(self, paths: list[str]) -> None:
@@ -50,5 +58,3 @@ class Entrance:
         if req.client_prefers([falcon.MEDIA_JSON, falcon.MEDIA_HTML]) == falcon.MEDIA_HTML:
             raise falcon.HTTPFound('/docs')
         resp.media = self._links
-
-    on_head = on_get

@@ -101,9 +101,8 @@ class Problem(falcon.HTTPError):
 
 def problem_of_status(status: int) -> Problem:
     """Return the problem for an error that has nothing but a status, or the nearest one."""
-    return Problem(
-        KINDS_BY_STATUS.get(status, 'invalid-request' if status < 500 else 'internal-error')
-    )
+    nearest = 'invalid-request' if status < 500 else 'internal-error'
+    return Problem(KINDS_BY_STATUS.get(status, nearest))
 
 
 def add_error_handlers(app: falcon.App) -> None:

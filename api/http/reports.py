@@ -8,6 +8,7 @@ import falcon
 from api.config import Settings
 from api.database.bulkhead import Bulkhead
 from api.database.functions import Function
+from api.http.pages import ReadOnly
 from api.http.parameters import http_name, read_parameters
 from api.http.problems import Problem
 from api.telemetry.tracing import TracedRequest
@@ -32,7 +33,7 @@ class Report:
     as_of: str = 'timestamp'
 
 
-class ReportResource:
+class ReportResource(ReadOnly):
     """Answers a report with its loaded file, by way of the bulkhead."""
 
     needs_token = True
@@ -66,5 +67,3 @@ class ReportResource:
         resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
         resp.data = body
-
-    on_head = on_get

@@ -9,10 +9,15 @@ import pytest
 from api.app import REPORTS
 from api.database.functions import FOLDER, FunctionFileError, load_function
 from db.embedded import EmbeddedServer
+from tests.functions.shards import CITUS_FILES
 from tests.support import ROOT, ApiProcess, program, run
 
 FILES = sorted(FOLDER.glob('*.sql'))
+NAMES = [path.name for path in FILES]
+# with those that a site can choose instead; other files of that folder are no functions
+ALL_FILES = FILES + [path for path in sorted(CITUS_FILES.glob('*.sql')) if path.name in NAMES]
 MOMENT = '2024-07-01T12:00:00+00:00'
+every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
 PATHS = {
     'top_benefits': '/venues/top-benefits?',
     'available_benefits': '/venues/1/available-benefits?personId=1&',
@@ -26,7 +31,7 @@ def test_every_file_has_a_route_and_every_route_a_file() -> None:
         assert report.path.rsplit('/', 1)[1] == report.function.replace('_', '-')
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+@every_file
 def test_file_in_psql_gives_the_bytes_of_the_http_body(
     server: EmbeddedServer, api: ApiProcess, sample_url: str, path: Path
 ) -> None:
@@ -56,7 +61,7 @@ def test_file_in_psql_gives_the_bytes_of_the_http_body(
         assert missing == ''
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+@every_file
 def test_file_in_psql_takes_null_for_now(
     server: EmbeddedServer, sample_url: str, path: Path
 ) -> None:
@@ -77,7 +82,7 @@ def test_file_in_psql_takes_null_for_now(
 
 
 @pytest.mark.parametrize('mode', ['simple', 'extended', 'prepared'])
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+@every_file
 def test_file_is_a_pgbench_script(
     server: EmbeddedServer, sample_url: str, path: Path, mode: str
 ) -> None:
@@ -90,7 +95,7 @@ def test_file_is_a_pgbench_script(
     assert 'number of transactions actually processed: 7/7' in printed
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+@every_file
 def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
     path: Path,
 ) -> None:
@@ -101,7 +106,7 @@ def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
     assert sorted(binds) == sorted(bind.name for bind in load_function(path).binds)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+@every_file
 def test_file_names_its_route(path: Path) -> None:
     [route] = [report.path for report in REPORTS if report.function == path.stem]
     assert re.search(rf'^-- Serves +GET {re.escape(route)}$', path.read_text(), re.MULTILINE)

@@ -1,13 +1,16 @@
 """Where the rules are tested: with each folder of files, and with the uses on several servers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from api.database.functions import FOLDER
+from db.embedded import EmbeddedServer
 from tests.functions.shards import CITUS_FILES, Shards, citus_cluster, foreign_servers
-from tests.support import Rows, open_rows
+from tests.support import Rows, cloned, open_rows
 
+PLAIN = Path(__file__).parent / 'plain'
 # on an ordinary database, the files of each folder
 ORDINARY = {'functions': FOLDER, 'citus': CITUS_FILES}
 PLACES = [*ORDINARY, 'citus_cluster', 'foreign_servers']
@@ -23,6 +26,13 @@ def _citus_cluster() -> Iterator[Shards]:
 def _foreign_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
     with foreign_servers(tmp_path_factory.mktemp('functions')) as shards:
         yield shards
+
+
+@pytest.fixture
+def oracle(server: EmbeddedServer) -> Iterator[Rows]:
+    """Return a writer for another such database, on which the plain forms answer."""
+    with cloned(server) as url, open_rows(url, PLAIN) as writer:
+        yield writer
 
 
 @pytest.fixture(params=PLACES)

@@ -69,6 +69,7 @@ class Bench:
         self._parts = arguments.parts
         self._postgres = arguments.postgres
         self._begun: set[str] = set()
+        self._load = round(os.getloadavg()[0], 2)
         self.has_failed = False
 
     def run(self) -> None:
@@ -119,7 +120,7 @@ class Bench:
             'commit': output('git', 'describe', '--always', '--dirty'),
             'cores': CORES,
             'memory_gb': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
-            'load_at_start': round(os.getloadavg()[0], 2),
+            'load at start': self._load,
             'system': platform.system(),
             'PostgreSQL': version,
             'Python': platform.python_version(),

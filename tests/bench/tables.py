@@ -53,7 +53,7 @@ def middle(record: dict, server: str, name: str) -> float | None:
 
 def runs(results: Results) -> Table:
     """Return when, where and with what was measured."""
-    names = ['date', 'commit', 'cores', 'PostgreSQL', 'uses', 'venues']
+    names = ['date', 'commit', 'cores', 'load at start', 'PostgreSQL', 'uses', 'venues']
     parts: dict[tuple[str, ...], list[str]] = {}
     for part, run in results.runs().items():
         servers = {r['postgresql']: None for r in results.records(part) if 'postgresql' in r}

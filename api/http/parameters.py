@@ -50,7 +50,7 @@ def timestamptz(text: str) -> str:
             pass
     message = (
         'must be an instant of the years 1 to 9999 in ISO 8601, such as 2022-10-07T12:00:00Z'
-        ' or 2022-10-07T12:00:00.123456%2B02:00; without an offset it is UTC'
+        ' or 2022-10-07T14:00:00.123456+02:00; without an offset it is UTC'
     )
     if TIMESTAMP.fullmatch('+'.join(text.rsplit(' ', 1))):
         message += '. In a query string + means a space: write %2B for the + of an offset'

@@ -1,12 +1,14 @@
 """Bearer tokens: who may ask, and what everybody else is told."""
 
 import hashlib
+import json
 import re
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
+from api import OPENAPI
 from tests.support import ROOT, ApiProcess, clean_environment, settled_output
 
 TOKEN = 'a-token-that-nobody-guesses'
@@ -82,6 +84,13 @@ def test_anybody_else_is_told_what_is_missing(
 @pytest.mark.parametrize('path', OPEN)
 def test_what_holds_no_data_stays_open(guarded: ApiProcess, path: str) -> None:
     assert guarded.get(path, follow_redirects=True).status_code == 200
+
+
+def test_contract_tells_what_stays_open() -> None:
+    document = json.loads(OPENAPI.read_bytes())
+    assert document['security'] == [{}, {'token': []}]
+    told = {path for path, item in document['paths'].items() if item['get'].get('security') == []}
+    assert told == {path.replace('unauthorized', '{kind}') for path in OPEN}
 
 
 def test_token_comes_before_the_parameters(guarded: ApiProcess) -> None:

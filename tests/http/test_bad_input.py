@@ -110,7 +110,7 @@ def test_malformed_venue_id(api: ApiProcess, text: str) -> None:
 def test_malformed_timestamp(api: ApiProcess, text: str) -> None:
     detail = problem(api.get(f'{INACTIVE}?timestamp={text}'), 'timestamp')
     assert 'years 1 to 9999' in detail
-    assert '%2B' in detail
+    assert 'such as 2022-10-07T12:00:00Z or ' in detail
 
 
 def test_plus_that_became_a_space_is_explained(api: ApiProcess) -> None:

@@ -108,7 +108,7 @@ token: .venv/installed ## Make a bearer token, and the hash of it for the config
 clean: ## Remove what was installed and cached
 	@for folder in .venv .venv-bench; do \
 	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
-	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2
+	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules
 	find api db tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help install run dev test test-faults soak lint format check psql explain pgbench bench lock token clean

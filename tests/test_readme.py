@@ -31,6 +31,8 @@ RUN_BY = {
     "curl -si 'http://": 'test_readme.py::test_curl_examples',
     "curl --fail 'http://": 'test_readme.py::test_curl_examples',
     'curl -H "Authorization:': 'test_operating.py::test_example_with_a_token',
+    'openapi-python-client ': 'clients/test_generated.py::test_python',
+    'npx openapi-typescript ': 'clients/test_generated.py::test_openapi_typescript',
     'openssl req ': 'faults/test_tls.py::test_self_signed_certificate_as_the_page_makes_it',
     "DATABASE_URL='": 'faults/test_tls.py::test_url_of_the_page_is_what_is_tested_here',
     'git clone ': 'test_deploying.py::test_steps',
@@ -132,14 +134,9 @@ def test_every_table_is_compared_with_the_code_or_there_is_a_reason() -> None:
 
 
 def test_every_block_of_code_is_of_a_language_that_is_tested() -> None:
+    languages = {'sh', 'python', 'js', 'sql', 'psql'}
     for text in PAGES.values():
-        assert set(re.findall(r'^```(\w+)$', text, re.MULTILINE)) <= {
-            'sh',
-            'python',
-            'js',
-            'sql',
-            'psql',
-        }
+        assert set(re.findall(r'^```(\w+)$', text, re.MULTILINE)) <= languages
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,127 @@
+"""Clients that generators make of the contract have the types that a person would write, and work.
+
+The tools for JavaScript are those of `package-lock.json`, installed beside it when a test needs
+them.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api import OPENAPI
+from tests.pages import BASE, command
+from tests.support import ApiProcess, clean_environment, system_program
+
+FOLDER = Path(__file__).parent
+TOOLS = FOLDER / 'node_modules'
+# what a program reads of answers; misspelt, each is one error, unless its type is unknown
+MEMBERS = re.compile(r'\.(usage_?count|title|recurrence|parameter|detail)\b', re.IGNORECASE)
+
+
+def run_in(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.prefix, 'bin')), os.environ.get('PATH', os.defpath)])
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=clean_environment() | {'PATH': path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def succeed_in(folder: Path, *command: str | Path) -> str:
+    finished = run_in(folder, *command)
+    assert finished.returncode == 0, finished.stdout
+    return finished.stdout
+
+
+def program_of(name: str, api: ApiProcess) -> str:
+    return (FOLDER / name).read_text().replace(BASE, api.url)
+
+
+def misspelt(program: str) -> str:
+    changed, count = MEMBERS.subn(r'.\1_', program)
+    assert count == 5
+    return changed
+
+
+@pytest.fixture(scope='module')
+def tools() -> Path:
+    """Return the folder with what package-lock.json names, installed if need be."""
+    npm = system_program('npm', 'npm')
+    system_program('node', 'nodejs')
+    # npm writes it last
+    installed = TOOLS / '.package-lock.json'
+    lock = FOLDER / 'package-lock.json'
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        succeed_in(FOLDER, npm, 'ci', '--ignore-scripts', '--no-audit', '--no-fund')
+    return TOOLS
+
+
+@pytest.fixture
+def project(tools: Path, tmp_path: Path) -> Path:
+    """Return the folder of a TypeScript project, in which the tools are installed."""
+    for name in ('package.json', 'tsconfig.json', 'node_modules'):
+        (tmp_path / name).symlink_to(FOLDER / name)
+    return tmp_path
+
+
+def check_output(api: ApiProcess, output: str) -> None:
+    [venue, *_] = api.get('/venues/top-benefits').json()
+    for benefit in venue['topBenefits180Days']:
+        assert str(benefit['usageCount']) in output
+    for benefit in api.get('/venues/1/available-benefits?personId=1').json():
+        assert benefit['title'] in output
+    assert output.endswith('venueId There is no venueId 99.\n')
+
+
+def test_python(api: ApiProcess, tmp_path: Path) -> None:
+    succeed_in(tmp_path, *command('openapi-python-client ').replace(BASE, api.url).split())
+    program = program_of('openapi_python_client.py', api)
+    (tmp_path / 'program.py').write_text(program)
+    (tmp_path / 'misspelt.py').write_text(misspelt(program))
+    # the generated client's own lines are the generator's business
+    how = ['--strict', '--disallow-any-expr', '--follow-imports=silent', '--no-pretty']
+    checked = run_in(tmp_path, 'mypy', *how, 'program.py', 'misspelt.py').stdout
+    assert len(re.findall(r'^misspelt.py:.*\[attr-defined\]$', checked, re.MULTILINE)) == 5, checked
+    assert 'program.py' not in checked
+    check_output(api, succeed_in(tmp_path, sys.executable, 'program.py'))
+
+
+def check_typescript(api: ApiProcess, project: Path, name: str) -> None:
+    """Check and run a program in a project that has its client."""
+    program = program_of(name, api)
+    (project / 'program.ts').write_text(program)
+    (project / 'misspelt.ts').write_text(misspelt(program))
+    checked = run_in(project, 'npx', 'tsc').stdout
+    # there is no such property, and the same with a suggestion
+    errors = re.findall(r'^misspelt\.ts\(.*: error TS(?:2339|2551): ', checked, re.MULTILINE)
+    assert len(errors) == 5, checked
+    assert all(line.startswith('misspelt.ts') for line in checked.splitlines()), checked
+    check_output(api, succeed_in(project, 'node', 'built/program.js'))
+
+
+def test_openapi_typescript(api: ApiProcess, project: Path) -> None:
+    succeed_in(project, *command('npx openapi-typescript ').replace(BASE, api.url).split())
+    check_typescript(api, project, 'openapi_fetch.ts')
+
+
+def test_hey_api(api: ApiProcess, project: Path) -> None:
+    generate = ['openapi-ts', '--input', f'{api.url}/openapi.json', '--output', 'client']
+    succeed_in(project, 'npx', *generate)
+    check_typescript(api, project, 'hey_api.ts')
+
+
+def test_redocly_finds_nothing(tools: Path) -> None:
+    assert succeed_in(FOLDER, 'node', 'lint.js', OPENAPI) == ''
+
+
+def test_spectral_finds_nothing(tools: Path) -> None:
+    how = ['--ruleset', 'spectral.yaml', '--fail-severity', 'hint']
+    assert 'No results' in succeed_in(FOLDER, 'npx', 'spectral', 'lint', *how, OPENAPI)

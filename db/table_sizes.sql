@@ -5,8 +5,8 @@
 with tables as (
     -- one row per table; for a partition, the table that it is a part of
     select distinct coalesce(pg_partition_root(pg_class.oid), pg_class.oid) as oid
-    from regexp_split_to_table(nullif(:'tables', ''), E'\n') as names (name)
-    inner join pg_class on to_regclass(names.name) = pg_class.oid
+    from regexp_split_to_table(nullif(:'tables', ''), E'\n') as named (table_name)
+    inner join pg_class on to_regclass(named.table_name) = pg_class.oid
     where pg_class.relkind in ('r', 'p', 'm', 'f')
 ),
 

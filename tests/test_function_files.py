@@ -2,15 +2,19 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
 from api.app import REPORTS
 from api.database.functions import FOLDER, FunctionFileError, load_function
+from api.http.parameters import http_name
 from db.embedded import EmbeddedServer
 from tests.functions.shards import CITUS_FILES
-from tests.support import ROOT, ApiProcess, program, run
+from tests.support import ROOT, ApiProcess, clean_environment, program, run
 
 FILES = sorted(FOLDER.glob('*.sql'))
 NAMES = [path.name for path in FILES]
@@ -18,17 +22,35 @@ NAMES = [path.name for path in FILES]
 ALL_FILES = FILES + [path for path in sorted(CITUS_FILES.glob('*.sql')) if path.name in NAMES]
 MOMENT = '2024-07-01T12:00:00+00:00'
 every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
-PATHS = {
-    'top_benefits': '/venues/top-benefits?',
-    'available_benefits': '/venues/1/available-benefits?personId=1&',
-    'inactivity_periods': '/venues/1/inactivity-periods?',
-}
+# what a report is asked with where it asks for it
+VALUES = {'venue_id': '1', 'person_id': '1', 'timestamp': MOMENT}
+TESTS = ROOT / 'tests' / 'functions'
+
+
+def url(path: Path, timestamp: str) -> str:
+    """Return the URL of a file's report, as of a moment."""
+    [report] = [report for report in REPORTS if report.function == path.stem]
+    values = {
+        http_name(bind.name): (VALUES | {'timestamp': timestamp})[bind.name]
+        for bind in load_function(path).binds
+    }
+    # what the path does not name goes to the query string
+    query = {name: values[name] for name in values if f'{{{name}}}' not in report.path}
+    return f'{report.path.format(**values)}?{urlencode(query)}'
 
 
 def test_every_file_has_a_route_and_every_route_a_file() -> None:
+    lacking = {path.stem for path in FILES} - {report.function for report in REPORTS}
+    assert not lacking, f'REPORTS in api/app.py has no line for {lacking}'
     assert sorted(report.function for report in REPORTS) == [path.stem for path in FILES]
     for report in REPORTS:
         assert report.path.rsplit('/', 1)[1] == report.function.replace('_', '-')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_has_tests_and_a_plain_form(path: Path) -> None:
+    for needed in (TESTS / f'test_{path.stem}.py', TESTS / 'plain' / path.name):
+        assert needed.exists(), f'{path.name} lacks {needed.relative_to(ROOT)}'
 
 
 @every_file
@@ -56,7 +78,7 @@ def test_file_in_psql_gives_the_bytes_of_the_http_body(
             *['-f', str(path)],
         )
         body, missing = printed.rstrip('\n').rsplit('|', 1)
-        answer = api.get(PATHS[path.stem] + f'timestamp={timestamp.replace("+", "%2B")}')
+        answer = api.get(url(path, timestamp))
         assert body.encode() == answer.content
         assert missing == ''
 
@@ -109,7 +131,8 @@ def test_comments_and_literals_hold_nothing_that_a_tool_takes_for_a_variable(
 @every_file
 def test_file_names_its_route(path: Path) -> None:
     [route] = [report.path for report in REPORTS if report.function == path.stem]
-    assert re.search(rf'^-- Serves +GET {re.escape(route)}$', path.read_text(), re.MULTILINE)
+    line = rf'^-- Serves +GET {re.escape(route)}$'
+    assert re.search(line, path.read_text(), re.MULTILINE), f'{path.name} lacks: Serves GET {route}'
 
 
 FOURTH = """\
@@ -154,6 +177,40 @@ def test_fourth_report_is_one_file_and_one_line(
         assert api.get('/venues/x/busiest-days').status_code == 400
     finally:
         api.stop()
+
+
+def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
+    folder = tmp_path / 'project'
+    ignore = shutil.ignore_patterns('.*', '__pycache__', 'node_modules')
+    shutil.copytree(ROOT, folder, ignore=ignore)
+    (folder / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
+
+    def told() -> str:
+        """Run the tests that need no database; returns what they print."""
+        files = ['tests/test_function_files.py', 'tests/test_readme.py']
+        words = [*files, 'tests/http/test_openapi.py', '-k', 'route or plain_form or reports']
+        finished = subprocess.run(
+            [sys.executable, '-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', *words],
+            cwd=folder,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 1, finished.stdout + finished.stderr
+        return finished.stdout
+
+    assert "REPORTS in api/app.py has no line for {'busiest_days'}" in told()
+    add_route(folder, "    Report('/venues/{venueId}/busiest-days', 'busiest_days'),")
+    output = told()
+    for lacking in (
+        'busiest_days.sql lacks: Serves GET /venues/{venueId}/busiest-days',
+        'busiest_days.sql lacks tests/functions/test_busiest_days.py',
+        "api/openapi.json lacks {'/venues/{venueId}/busiest-days'}",
+        "the table of reports in README.md lacks {'/venues/{venueId}/busiest-days'}",
+        'README.md shows no request and answer for some of',
+    ):
+        assert lacking in output, output
 
 
 @pytest.mark.parametrize(

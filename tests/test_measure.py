@@ -21,7 +21,7 @@ from db.embedded import EmbeddedServer
 from tests.support import ROOT, Rows, clean_environment, missing, program, system_program
 
 NAMES = sorted(path.stem for path in FOLDER.glob('*.sql'))
-ALL = 'available_benefits inactivity_periods top_benefits'
+ALL = ' '.join(NAMES)
 
 
 class Make:

@@ -205,7 +205,10 @@ def test_table_of_reports_is_that_of_the_code() -> None:
         [(file, target)] = re.findall(r'\[(\w+)\.sql\]\((.+)\)', sql)
         assert ROOT / target == FOLDER / f'{file}.sql'
         told[names(request)[0].removeprefix('GET ').partition('?')[0]] = file
-    assert told == {report.path: report.function for report in REPORTS}
+    served = {report.path: report.function for report in REPORTS}
+    lacking = served.keys() - told.keys()
+    assert not lacking, f'the table of reports in README.md lacks {lacking}'
+    assert told == served
 
 
 def test_table_of_rules_is_that_of_the_files() -> None:
@@ -224,14 +227,23 @@ def test_table_of_packages_is_what_is_installed() -> None:
     assert told == [dependency.partition('[')[0] for dependency in project['dependencies']]
 
 
+def answers_in_the_readme() -> list[tuple[str, str]]:
+    """Return the URLs and answers that README shows."""
+    return re.findall(r"^curl '(.+?)'\n```\n\n```\n(.+)\n```$", PAGES[README], re.MULTILINE)
+
+
+def test_readme_shows_an_answer_of_all_reports() -> None:
+    paths = [report.path for report in REPORTS]
+    shows_all = len(answers_in_the_readme()) == len(paths)
+    assert shows_all, f'README.md shows no request and answer for some of {paths}'
+
+
 def test_answers_in_the_readme_are_those_of_the_sample_data(api: ApiProcess) -> None:
     def plain(text: str) -> str:
         # white space is PostgreSQL's, and the sample data is relative to now
         return re.sub(r'"\d{4}-\d\d-\d\dT[^"]+"', '"time"', re.sub(r'\s', '', text))
 
-    shown = re.findall(r"^curl '(.+?)'\n```\n\n```\n(.+)\n```$", PAGES[README], re.MULTILINE)
-    assert len(shown) == len(REPORTS)
-    for url, answer in shown:
+    for url, answer in answers_in_the_readme():
         whole = plain(api.get(url.removeprefix(BASE)).text)
         pieces = [piece.strip('[],') for piece in plain(answer).split('...')]
         assert len(pieces) > 1

@@ -40,6 +40,8 @@ def test_routes_and_document_agree() -> None:
     routes = {route.path for route in inspect_routes(app)} - {'/docs/', '/docs/static/{name}'}
     kinds = {TYPE_PREFIX + kind for kind in PROBLEMS}
     assert kinds < routes
+    lacking = routes - kinds - set(DOCUMENT['paths'])
+    assert not lacking, f'api/openapi.json lacks {lacking}'
     assert routes - kinds | {TYPE_PREFIX + '{kind}'} == set(DOCUMENT['paths'])
     assert {report.path for report in REPORTS} < routes
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from selenium import webdriver
@@ -101,9 +101,39 @@ def test_page_shows_the_reports_and_tries_them_out(
         assert [cell.text.split()[0] for cell in cells if cell.text] == ['200'], status.text
         shown = block.find_element(By.CSS_SELECTOR, '.live-responses-table .highlight-code').text
         assert '"venueId"' in shown or '"benefitId"' in shown
+        # what nobody typed is not sent
+        sent = block.find_element(By.CSS_SELECTOR, '.request-url .microlight').text
+        assert sent == api.url + path.format(venueId=1) + '?personId=1' * ('available' in path)
     severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
     assert severe == []
     assert failed_requests(browser, api.url) == []
+
+
+def test_page_fits_a_telephone(browser: webdriver.Chrome, api: ApiProcess) -> None:
+    telephone = {'width': 390, 'height': 800, 'deviceScaleFactor': 1, 'mobile': True}
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', telephone)
+    try:
+        for report in REPORTS:
+            browser.get(f'{api.url}/docs')
+            place = f'//*[@data-path="{report.path}"]/ancestor::button'
+            wait = WebDriverWait(browser, 30)
+            wait.until(element_to_be_clickable((By.XPATH, place))).click()
+            wait.until(presence_of_element_located((By.CSS_SELECTOR, 'button.execute')))
+            width = browser.execute_script('return document.documentElement.scrollWidth')
+            assert width == 390, report.path
+    finally:
+        browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+@pytest.mark.parametrize('hashes', ['', '0' * 64])
+def test_page_shows_locks_where_there_are_tokens(
+    browser: webdriver.Chrome, sample_url: str, start_api: Callable[..., ApiProcess], hashes: str
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_TOKEN_SHA256=hashes)
+    browser.get(f'{api.url}/docs')
+    place = (By.CSS_SELECTOR, '.opblock .authorization__btn')
+    lock = WebDriverWait(browser, 30).until(presence_of_element_located(place))
+    assert lock.is_displayed() == bool(hashes)
 
 
 def test_files_of_the_page_know_methods_and_ranges(api: ApiProcess) -> None:

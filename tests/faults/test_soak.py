@@ -450,8 +450,8 @@ def bad_clients(soak: Soak) -> None:
 
 
 def read_nothing(soak: Soak, stack: ExitStack) -> None:
-    """Ask from many sides for as much as the service takes, and do not read it."""
-    for _ in range(20):
+    """Ask from several sides for as much as the service takes, and do not read it."""
+    for _ in range(5):
         client = connect(soak.api, stack)
         client.setblocking(False)
         with suppress(BlockingIOError):  # the service reads no more until its answers are read
@@ -497,9 +497,9 @@ def limit_threads(soak: Soak) -> None:
 def fill_temporary_folder(soak: Soak) -> None:
     """Start a worker, and hold answers that nobody reads, where no file can be written."""
     with small_file_system(soak.folder), ExitStack() as stack:
-        read_nothing(soak, stack)  # Python looks for another folder where this one is full at first
-        fill(soak.folder)
+        # before it is full, as Python would look for another one
         read_nothing(soak, stack)
+        fill(soak.folder)
         replace_worker(soak)
         soak.wait_for_more()
         assert [path.name for path in soak.folder.iterdir()] == ['filling']

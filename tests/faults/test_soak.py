@@ -27,7 +27,7 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.faults.load import Asked, Load
-from tests.functions.test_plain_forms import PLAIN
+from tests.functions.conftest import PLAIN
 from tests.support import (
     DEADLINE_S,
     ApiProcess,

@@ -16,8 +16,8 @@ end
 $$;
 
 -- the service opens at most workers (one per core) times pool_size (4) connections, one more when it starts,
--- and twice as many while a new instance takes over
-alter role membership_benefits_api login connection limit 40;
+-- and twice as many while a new instance takes over. This is for eight cores; more cores or hosts need more
+alter role membership_benefits_api login connection limit 66;
 
 -- defaults of its sessions. A session can change them: the grants below are what keeps it from writing
 alter role membership_benefits_api set default_transaction_read_only = on;

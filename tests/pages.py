@@ -5,7 +5,9 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-PATHS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'db' / 'README.md']
+OF_CITUS = ROOT / 'db' / 'citus' / 'README.md'
+OF_DBAS = [ROOT / 'db' / 'README.md', OF_CITUS]
+PATHS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *OF_DBAS]
 PAGES = {path: path.read_text() for path in PATHS}
 BASE = 'http://127.0.0.1:8000'
 

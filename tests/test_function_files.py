@@ -14,6 +14,7 @@ from api.database.functions import FOLDER, FunctionFileError, load_function
 from api.http.parameters import http_name
 from db.embedded import EmbeddedServer
 from tests.functions.shards import CITUS_FILES
+from tests.pages import tables
 from tests.support import ROOT, ApiProcess, clean_environment, program, run
 
 FILES = sorted(FOLDER.glob('*.sql'))
@@ -51,6 +52,16 @@ def test_every_file_has_a_route_and_every_route_a_file() -> None:
 def test_file_has_tests_and_a_plain_form(path: Path) -> None:
     for needed in (TESTS / f'test_{path.stem}.py', TESTS / 'plain' / path.name):
         assert needed.exists(), f'{path.name} lacks {needed.relative_to(ROOT)}'
+
+
+def test_citus_has_the_files_that_its_page_names() -> None:
+    told = {}
+    for report, file, _ in tables()['report']:
+        [target] = re.findall(r'\]\((.+)\)', file)
+        told[report] = (CITUS_FILES / target).resolve()
+        assert told[report].name == f'{report}.sql'
+        assert told[report].parent in (CITUS_FILES, FOLDER)
+    assert set(told.values()) >= set(ALL_FILES) - set(FILES)
 
 
 @every_file

@@ -17,8 +17,8 @@ PLACES = [*ORDINARY, 'citus_cluster', 'foreign_servers']
 
 
 @pytest.fixture(scope='session', name='citus_cluster')
-def _citus_cluster() -> Iterator[Shards]:
-    with citus_cluster() as shards:
+def _citus_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
+    with citus_cluster(tmp_path_factory.mktemp('citus')) as shards:
         yield shards
 
 

@@ -1,6 +1,8 @@
 """Uses on several servers: spread by Citus, and by postgres_fdw as docs/scaling.md has it."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,8 +12,8 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer, load
-from tests.pages import blocks
-from tests.support import ROOT, free_port, program, run
+from tests.pages import OF_CITUS, blocks, commands
+from tests.support import ROOT, clean_environment, free_port, program, run
 
 CITUS_FILES = ROOT / 'db' / 'citus'
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
@@ -47,8 +49,8 @@ class Node(EmbeddedServer):
 
 
 @contextmanager
-def citus_cluster() -> Iterator[Shards]:
-    """Run a coordinator and two workers; distribute.sql has spread the tables."""
+def citus_cluster(folder: Path) -> Iterator[Shards]:
+    """Run a coordinator and two workers, set up as db/citus/README.md tells."""
     if not (binaries := os.environ.get('CITUS_BIN')):
         pytest.skip('CITUS_BIN names no folder with the programs of a PostgreSQL that has Citus')
     options = {'shared_preload_libraries': 'citus', 'citus.node_conninfo': 'sslmode=disable'}
@@ -59,21 +61,29 @@ def citus_cluster() -> Iterator[Shards]:
         for node in nodes:
             with psycopg.connect(node.url(), autocommit=True) as connection:
                 connection.execute('create extension citus')
-        first, *others = [node.settings['port'] for node in nodes]
+        statements, *_ = blocks('sql', OF_CITUS)
+        statements = statements.replace("'coordinator.example.com'", "'127.0.0.1'")
+        for number, node in enumerate(nodes[1:], start=1):
+            place = f"'worker-{number}.example.com', 5432"
+            assert place in statements
+            statements = statements.replace(place, f"'127.0.0.1', {node.settings['port']}")
         url = nodes[0].url()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("select citus_set_coordinator_host('127.0.0.1', %s)", [first])
-            for port in others:
-                connection.execute("select citus_add_node('127.0.0.1', %s)", [port])
-        load(url, 'schema.sql', 'indexes.sql')
-        run_in_psql(nodes[0], CITUS_FILES / 'distribute.sql')
+        load(url, 'schema.sql')
+        load_text(nodes[0], folder / 'nodes.sql', statements)
+        psql = Path(program(nodes[0], 'psql')).parent
+        for command in commands(OF_CITUS):
+            environment = {'ADMIN_URL': url, 'PATH': f'{psql}:{os.environ["PATH"]}'}
+            words = command.replace('.venv/bin/python', sys.executable)
+            subprocess.run(
+                ['sh', '-c', words], cwd=ROOT, env=clean_environment() | environment, check=True
+            )
         yield Shards(url, nodes, CITUS_FILES)
 
 
 @contextmanager
 def foreign_servers(folder: Path) -> Iterator[Shards]:
     """Run a server with the uses on two others, and the file for it in a folder, as docs tell."""
-    of_others, of_first, ctes = [
+    of_others, of_first, cte = [
         block for block in blocks('sql', SCALING) if 'partition by range' not in block
     ]
     with ExitStack() as stack:
@@ -90,7 +100,7 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
         run_in_psql(first, READONLY_ROLE)
         load_text(first, folder / 'first.sql', of_first)
         run_in_psql(first, READONLY_ROLE)
-        (folder / 'top_benefits.sql').write_text(with_ctes(CITUS_FILES / 'top_benefits.sql', ctes))
+        (folder / 'top_benefits.sql').write_text(own_file(cte))
         yield Shards(first.url(), [first, *others], folder)
 
 
@@ -106,12 +116,10 @@ def run_in_psql(server: EmbeddedServer, path: Path) -> None:
     run(psql, server.url(), '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(path))
 
 
-def with_ctes(path: Path, ctes: str) -> str:
-    """Return a file's text with other CTEs, each from its name to the line that ends it."""
-    text = path.read_text()
-    for cte in ctes.split('\n\n'):
-        name = cte.split()[0]
-        begin = text.index(f'\n{name} as ') + 1
-        end = text.index('\n),\n', begin) + len('\n),\n')
-        text = text[:begin] + cte.rstrip('\n') + '\n' + text[end:]
-    return text
+def own_file(used: str) -> str:
+    """Return the file that docs/scaling.md tells of: that of Citus with another CTE."""
+    text = (CITUS_FILES / 'top_benefits.sql').read_text()
+    begin = text.index('\nused as (\n') + 1
+    end = text.index('\n),\n', begin) + len('\n),\n')
+    text = text[:begin] + used + text[end:]
+    return text.replace('\nreport_window as (', '\nreport_window as materialized (')

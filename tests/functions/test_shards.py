@@ -1,5 +1,6 @@
 """The service on uses that are on several servers: what it needs, and what it does without one."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from tests.functions.shards import CITUS_FILES, Shards, run_in_psql
 from tests.functions.test_plans import Plans
+from tests.pages import OF_CITUS, PAGES
 from tests.support import ROOT, ApiProcess, Rows, clean_environment, program, run, wait_for
 
 T = 'timestamp=2024-07-01T12:00:00Z'
@@ -96,7 +98,6 @@ def test_foreign_server_that_is_away_is_a_503_until_it_is_back(
 def test_citus_refuses_the_recursive_file_at_the_check_and_takes_its_own(
     benefits: Rows, citus_cluster: Shards, start_api: Callable[..., ApiProcess]
 ) -> None:
-    run_in_psql(citus_cluster.servers[0], ROOT / 'db' / 'readonly_role.sql')
     refused = check(citus_cluster)
     assert refused.returncode == 1
     assert '/inactivity_periods.sql: recursive CTEs are only supported when ' in refused.stderr
@@ -117,6 +118,8 @@ def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
     url = {'DATABASE_URL': citus_cluster.url, 'API_FUNCTIONS': str(CITUS_FILES)}
     warning = check(citus_cluster, **url).stderr
     assert 'invalid until: ' in warning
-    for mended in warning.rstrip('\n').split('; '):
-        run(program(first, 'psql'), first.url(), '-X', '-c', mended.partition('until: ')[2])
+    [sequential] = re.findall(r'`(set citus\.[^`]+)`', PAGES[OF_CITUS])
+    for broken in warning.rstrip('\n').split('; '):
+        mend = broken.partition('until: ')[2]
+        run(program(first, 'psql'), first.url(), '-X', '-c', sequential, '-c', mend)
     assert check(citus_cluster, **url).stderr == ''

@@ -128,7 +128,11 @@ def start_proxy(start_api: Callable[..., ApiProcess]) -> Iterator[Callable[[ApiP
 
 def asked(api: ApiProcess) -> list[str]:
     """Return the lines of the API's log about reports."""
-    return [line for line in settled_output(api).splitlines() if 'route=/venues/' in line]
+    return [
+        line
+        for line in settled_output(api).splitlines()
+        if ' event=request ' in line and ' route=/venues/' in line
+    ]
 
 
 def wait_until_held_up(rows: Rows) -> None:

@@ -20,6 +20,7 @@ from tests.support import (
     Rows,
     clean_environment,
     is_listening,
+    locked_uses,
     make_slow,
     metric,
     wait_for,
@@ -108,12 +109,13 @@ def test_no_accepted_request_is_lost_under_load(
 def test_end_waits_for_every_answer_in_progress(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
-    make_slow(rows, 0.5)
     api = start_api(
         DATABASE_URL=database_url,
         API_WORKERS='1',
-        API_POOL_TIMEOUT_S='30',
-        API_SHUTDOWN_TIMEOUT_S='30',
+        API_POOL_SIZE='4',
+        API_POOL_TIMEOUT_S='60',
+        API_STATEMENT_TIMEOUT_S='60',
+        API_SHUTDOWN_TIMEOUT_S='60',
     )
     found = []
 
@@ -123,10 +125,12 @@ def test_end_waits_for_every_answer_in_progress(
 
     # more than there are connections, so some wait in the service
     asking = [threading.Thread(target=ask, args=[day]) for day in range(10, 22)]
-    for thread in asking:
-        thread.start()
-    wait_for(lambda: metric(api, 'requests_waiting'))
-    api.process.terminate()
+    with locked_uses(database_url):
+        for thread in asking:
+            thread.start()
+        wait_for(lambda: metric(api, 'requests_waiting') == 8)
+        api.process.terminate()
+        wait_for(lambda: 'requests in progress: 12' in api.output())
     for thread in asking:
         thread.join()
     assert found == [200] * 12

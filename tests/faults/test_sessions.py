@@ -42,23 +42,21 @@ def test_session_is_set_as_configured(
 def test_statement_that_fails_twice_is_not_run_again(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess], failure: str
 ) -> None:
+    function = 'create or replace function fail() returns boolean language plpgsql as'
     rows.connection.execute('create sequence runs')
-    rows.connection.execute(
-        'create function fail() returns boolean language plpgsql as'
-        f" $$ begin perform nextval('runs'); {failure}; return true; end $$"
-    )
+    rows.connection.execute(f'{function} $$ begin return true; end $$')
     rows.benefit(1)
     replace_by_view(rows, '*', 'fail()')
     # a sequence is not for sessions that only read
     api = start_api(DATABASE_URL=database_url, API_SESSION_SETTINGS='false', API_WORKERS='1')
+    rows.connection.execute(
+        f"{function} $$ begin perform nextval('runs'); {failure}; return true; end $$"
+    )
     answer = api.get(AVAILABLE)
     assert answer.status_code == 503
     assert answer.json()['type'] == '/docs/problems/database-unavailable'
     assert rows.connection.execute('select last_value from runs').fetchone() == (2,)
     wait_for(lambda: metric(api, 'database_retries_total') == 1)
     with psycopg.connect(database_url, autocommit=True) as admin:
-        admin.execute(
-            'create or replace function fail() returns boolean language plpgsql as'
-            ' $$ begin return true; end $$'
-        )
+        admin.execute(f'{function} $$ begin return true; end $$')
     assert api.get(AVAILABLE).status_code == 200

@@ -87,6 +87,26 @@ def run(*command: str) -> str:
     return finished.stdout
 
 
+def run_check(url: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python -m api --check`."""
+    return subprocess.run(
+        [sys.executable, '-m', 'api', '--check'],
+        cwd=ROOT,
+        env=clean_environment() | {'DATABASE_URL': url} | environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def reason(checked: subprocess.CompletedProcess) -> str:
+    """Return the only line of a check that failed."""
+    assert checked.returncode == 1
+    [line] = checked.stderr.splitlines()
+    return line
+
+
 class GuardedServer(EmbeddedServer):
     """A server on a port of this machine that asks for passwords, with a role `reader`."""
 

@@ -47,7 +47,8 @@ def test_command(server: EmbeddedServer, own_url: str, tmp_path: Path, command: 
         program(server, name)
     if 'PICTURE=' in command:
         system_program('npm', 'npm')
-    quick = re.sub(r'(-T |SECONDS=|seconds=)5', r'\g<1>1', command.replace('/tmp', str(tmp_path)))
+    quick = re.sub(r'(-T |SECONDS=|seconds=)5', r'\g<1>1', command)
+    quick = quick.replace('PICTURE=', f'PICTURE={tmp_path}/')
     finished = subprocess.run(
         ['sh', '-e', '-c', MAKE + quick],
         cwd=ROOT,

@@ -132,7 +132,7 @@ def own(tmp_path: Path) -> Path:
     text = f'-- name: top_benefits(timestamp)^\nselect 7 as seven, 2 ^ count(*) from ({bind}) as a'
     (folder / 'top_benefits.sql').write_text(f'{text};\n')
     path = tmp_path / 'config.toml'
-    path.write_text(f'[database]\nfunctions = ["/tmp/no commas", "{folder}"]\n')
+    path.write_text(f'[database]\nfunctions = ["{tmp_path}/none here", "{folder}"]\n')
     return path
 
 

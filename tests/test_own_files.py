@@ -2,14 +2,13 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from api.database.functions import FOLDER
-from tests.support import DEADLINE_S, ROOT, ApiProcess, clean_environment
+from tests.support import ApiProcess, reason, run_check
 
 TOP, INACTIVE = '/venues/top-benefits', '/venues/1/inactivity-periods'
 HEAD = '-- name: top_benefits(timestamp)^\nselect '
@@ -24,24 +23,7 @@ DELETE = 'with gone as (delete from venue returning id) select'
 
 def check(url: str, *folders: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run `python -m api --check` with the files of some folders."""
-    return subprocess.run(
-        [sys.executable, '-m', 'api', '--check'],
-        cwd=ROOT,
-        env=clean_environment()
-        | {'DATABASE_URL': url, 'API_FUNCTIONS': ','.join(map(str, folders))}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
-def reason(checked: subprocess.CompletedProcess) -> str:
-    """Return the only line of a check that failed."""
-    assert checked.returncode == 1
-    [line] = checked.stderr.splitlines()
-    return line
+    return run_check(url, API_FUNCTIONS=','.join(map(str, folders)), **environment)
 
 
 def own(folder: Path, text: str = OWN) -> Path:

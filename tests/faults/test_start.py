@@ -24,6 +24,8 @@ from tests.support import (
     Rows,
     clean_environment,
     locked_uses,
+    reason,
+    run_check,
     wait_for,
 )
 
@@ -93,26 +95,6 @@ def own_server() -> Iterator[EmbeddedServer]:
     """Return a server of the test's own, without tables."""
     with EmbeddedServer(max_prepared_transactions='1') as embedded:
         yield embedded
-
-
-def run_check(url: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run `python -m api --check`."""
-    return subprocess.run(
-        [sys.executable, '-m', 'api', '--check'],
-        cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': url} | environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
-def reason(checked: subprocess.CompletedProcess) -> str:
-    """Return the only line of a check that failed."""
-    assert checked.returncode == 1
-    [line] = checked.stderr.splitlines()
-    return line
 
 
 @pytest.mark.parametrize('settings', [{}, UNBOUNDED], ids=['default', 'unbounded'])

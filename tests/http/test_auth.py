@@ -52,6 +52,12 @@ def test_hash_counts_to_its_last_digit(sample_url: str, start_api: Callable) -> 
     assert answer.status_code == 401
 
 
+def test_two_tokens_in_two_headers_are_none(guarded: ApiProcess) -> None:
+    header = ('Authorization', f'Bearer {TOKEN}')
+    assert guarded.get('/metrics', headers=[header]).status_code == 200
+    assert guarded.get('/metrics', headers=[header, header]).status_code == 401
+
+
 @pytest.mark.parametrize('path', GUARDED)
 @pytest.mark.parametrize(
     'header',

@@ -135,6 +135,14 @@ def test_table_of_what_waitress_decides(api: ApiProcess, lines: bytes) -> None:
     assert (found, json.loads(body)) == (200, {'status': 'live'})
 
 
+@pytest.mark.parametrize('line', [b'X-Request-ID: a\r\n\tb\r\n', b'X_Request_ID: a\r\n'])
+def test_header_that_goes_on_or_has_an_underscore_names_no_request(
+    api: ApiProcess, line: bytes
+) -> None:
+    _, headers, _ = head_and_body(exchange(api, LIVE + line + b'\r\n'))
+    assert headers['x-request-id'] not in ('a', 'b')
+
+
 @pytest.mark.parametrize('body', [b'', b'x', b'{"personId": 2}'])
 def test_body_of_a_get_is_ignored(api: ApiProcess, body: bytes) -> None:
     request = LIVE + b'Content-Type: application/json\r\nContent-Length: %d\r\n\r\n' % len(body)

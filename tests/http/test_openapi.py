@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,14 @@ from falcon.inspect import inspect_routes
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from api import OPENAPI
+from api import OPENAPI, VERSION
 from api.app import REPORTS, create_app
 from api.config import Settings
 from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.http.reports import Report
 from tests.pages import names, tables
-from tests.support import ApiProcess
+from tests.support import ROOT, ApiProcess
 
 DOCUMENT = json.loads(OPENAPI.read_text())
 
@@ -28,6 +29,12 @@ def test_document_is_served_as_it_stands(api: ApiProcess) -> None:
     answer = api.get('/openapi.json')
     assert answer.headers['content-type'] == 'application/json'
     assert answer.content == OPENAPI.read_bytes()
+
+
+def test_version_is_that_of_the_code_and_of_the_changelog() -> None:
+    assert DOCUMENT['info']['version'] == VERSION
+    [newest, *_] = re.findall(r'^## (.+)$', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+    assert newest == VERSION
 
 
 def test_document_is_valid_openapi() -> None:

@@ -12,6 +12,10 @@ under Python's global interpreter lock costs more than most answers. What happen
 Whoever watches the crew looks every PATIENCE_S. Where nobody leads and nothing has been received
 since the last look, an answer takes longer than that, and a new thread takes the lead. A thread
 that knows that it will wait makes way, which makes the look happen at once.
+
+A request that waits for the database keeps its thread, so there are as many as may wait. Measured,
+that is 84 KiB each; to give it up, an answer would have to be begun anew when its turn comes, and
+identical requests could not wait for one. Where the system has no more threads, the others go on.
 """
 
 import logging

@@ -118,7 +118,12 @@ def test_page_fits_a_telephone(browser: webdriver.Chrome, api: ApiProcess) -> No
             place = f'//*[@data-path="{report.path}"]/ancestor::button'
             wait = WebDriverWait(browser, 30)
             wait.until(element_to_be_clickable((By.XPATH, place))).click()
-            wait.until(presence_of_element_located((By.CSS_SELECTOR, 'button.execute')))
+            execute = (By.CSS_SELECTOR, 'button.execute')
+            browser.execute_script(
+                'arguments[0].click()', wait.until(presence_of_element_located(execute))
+            )
+            answer = (By.CSS_SELECTOR, '.live-responses-table .highlight-code')
+            wait.until(presence_of_element_located(answer))
             width = browser.execute_script('return document.documentElement.scrollWidth')
             assert width == 390, report.path
     finally:

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 
 import psycopg
@@ -11,7 +10,7 @@ import pytest
 from tests.functions.shards import CITUS_FILES, Shards, run_in_psql
 from tests.functions.test_plans import Plans
 from tests.pages import OF_CITUS, PAGES
-from tests.support import ROOT, ApiProcess, Rows, clean_environment, program, run, wait_for
+from tests.support import ROOT, ApiProcess, Rows, program, run, run_check, wait_for
 
 T = 'timestamp=2024-07-01T12:00:00Z'
 TOP = f'/venues/top-benefits?{T}'
@@ -40,14 +39,7 @@ def of_role(shards: Shards) -> str:
 
 
 def check(shards: Shards, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, '-m', 'api', '--check'],
-        cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': of_role(shards)} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_check(environment.pop('DATABASE_URL', of_role(shards)), **environment)
 
 
 @on_foreign_servers

@@ -130,7 +130,7 @@ def test_end_waits_for_every_answer_in_progress(
             thread.start()
         wait_for(lambda: metric(api, 'requests_waiting') == 8)
         api.process.terminate()
-        wait_for(lambda: 'requests in progress: 12' in api.output())
+        wait_for(lambda: 'requests in progress: ' in api.output())
     for thread in asking:
         thread.join()
     assert found == [200] * 12

@@ -140,13 +140,14 @@ class HttpServer(TcpWSGIServer):
     def run_once(self, timeout_s: float) -> None:
         """Do what there is to do, or wait for it."""
         self._count_connections()
+        # before the look, lest the pause ends between the two and nothing ends the wait
+        pause_s = self._accepts_from - time.monotonic()
         accepts = self._map.look_at(self)
         while self._changed:
             thing = self._changed.popleft()
             if getattr(thing, 'will_close', False):  # who reads nothing is never ready to write to
                 thing.handle_close()
             self._map.look_at(thing)
-        pause_s = self._accepts_from - time.monotonic()
         ready = self._map.wait(min(timeout_s, pause_s) if pause_s > 0 else timeout_s)
         if accepts and all(thing is not self for thing, _ in ready):
             self._share.has_ended()

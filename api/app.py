@@ -13,13 +13,13 @@ import falcon
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api import OPENAPI
-from api.config import Settings, load_settings
+from api.config import ConfigError, Settings, load_settings
 from api.database.bulkhead import Bulkhead
 from api.database.functions import FOLDER, Function, FunctionFileError, load_function
 from api.database.probe import Probe
 from api.database.sessions import Sessions
 from api.http.auth import BearerTokens
-from api.http.cors import ExactCors
+from api.http.cors import EXPOSED_HEADERS, ExactCors
 from api.http.delivery import Delivery
 from api.http.pages import Entrance, Page, SwaggerUi
 from api.http.parameters import check_route
@@ -42,8 +42,12 @@ def load_reports(settings: Settings) -> dict[Report, Function]:
     """Load the file of every report.
 
     Raises:
+        ConfigError: The settings limit a report that is not there.
         FunctionFileError: A file or folder is missing, or a file does not fit its path.
     """
+    if unknown := settings.report_timeouts_s.keys() - {report.function for report in REPORTS}:
+        known = ', '.join(report.function for report in REPORTS)
+        raise ConfigError(f'report_timeouts_s: {min(unknown)} is none of {known}')
     for folder in settings.functions:
         try:
             Path(folder, '..').stat()  # for which one must be allowed to look into the folder
@@ -100,7 +104,7 @@ def create_app(
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing(metrics)])
     if settings.cors_origins:
-        app.add_middleware(ExactCors(settings.cors_origins))
+        app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
     if settings.token_sha256:
         app.add_middleware(BearerTokens(settings.token_sha256))
     app.add_middleware(Delivery(settings.gzip_min_bytes))

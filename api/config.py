@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import psycopg
 from msgspec import Meta, Struct, convert
@@ -17,6 +17,8 @@ HOST = Meta(pattern=r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z', description='
 LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info, warning or error')
 FOLDER = Meta(pattern=r'\A[^,\0]+\Z')
 FOLDERS = Meta(description='a list of folders, without commas in their names')
+SECONDS = Meta(ge=0.1, le=3600)
+LIMITS = Meta(description='seconds from 0.1 to 3600 by report, such as {top_benefits = 30}')
 FORMAT = Meta(pattern=r'\A(logfmt|json)\Z', description='logfmt or json')
 SHA256_OF_NOTHING = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 HASH = Meta(pattern=rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z')
@@ -47,7 +49,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     pool_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 1.5
     pool_lifetime_s: Annotated[float, 'database', Meta(ge=1, le=31536000)] = 3600.0
     connect_timeout_s: Annotated[int, 'database', Meta(ge=1, le=3600)] = 2
-    statement_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 5.0
+    statement_timeout_s: Annotated[float, 'database', SECONDS] = 5.0
+    report_timeouts_s: Annotated[dict[str, Annotated[float, SECONDS]], 'database', LIMITS] = {}
     slow_reports_at_once: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
     prepare: Annotated[bool, 'database', SWITCH] = True
     session_settings: Annotated[bool, 'database', SWITCH] = True
@@ -136,7 +139,7 @@ def parsed(text: str, kind: Any) -> Any:
     """Return what a variable's text is in the file."""
     if kind is str:
         return text
-    if kind in (int, float, bool):
+    if get_origin(kind) is not tuple:
         [line] = text.split('\n')  # TOML would read a second line as another setting
         return tomllib.loads(f'value = {line}')['value']
     return [item.strip() for item in text.split(',')] if text.strip() else []

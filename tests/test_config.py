@@ -25,6 +25,8 @@ ORIGINS = 'a list of origins as browsers send them, such as https://example.com'
 HASHES = 'a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token'
 URL = 'a libpq URL such as postgresql://user@host/name, or host=... dbname=...'
 
+LIMITS = 'seconds from 0.1 to 3600 by report, such as {top_benefits = 30}'
+
 
 def write(folder: Path, text: str) -> dict[str, str]:
     """Write a settings file; returns the environment that names it."""
@@ -148,6 +150,14 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
     assert load_settings({'API_FUNCTIONS': 'a b, /c'}).functions == ('a b', '/c')
 
 
+def test_map_is_one_as_toml_has_it_in_the_environment() -> None:
+    settings = load_settings({'API_REPORT_TIMEOUTS_S': '{a = 7, b = 0.5}'})
+    assert settings.report_timeouts_s == {'a': 7.0, 'b': 0.5}
+    for text in ['', 'a = 7', '{a = 7}\nb = 8']:
+        message = f'API_REPORT_TIMEOUTS_S: must be {LIMITS}'
+        assert refusal({'API_REPORT_TIMEOUTS_S': text}) == message
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -170,6 +180,13 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
                 '[database] statement_timeout_s: must be a number from 0.1 to 3600',
             )
             for value in ['nan', 'inf', '-inf', 'true', '"1"', '0', '3600.1', '1' + 400 * '0']
+        ),
+        *(
+            (
+                f'[database]\nreport_timeouts_s = {value}',
+                f'[database] report_timeouts_s: must be {LIMITS}',
+            )
+            for value in ['7', '{top_benefits = "7"}', '{top_benefits = 0.05}', '["top_benefits"]']
         ),
         *(
             (f'[http]\ncors_origins = {value}', f'[http] cors_origins: must be {ORIGINS}')
@@ -245,7 +262,7 @@ def test_every_setting_refuses_nonsense_by_name_and_quotes_none(
 ) -> None:
     assert refusal({variable: 'hunter2 ,'}).startswith(f'{variable}: must be ')
     assert 'hunter2' not in refusal({variable: 'hunter2 ,'})
-    for value in ['"hunter2 ,"', '["hunter2 ,"]', '{hunter2 = 1}']:
+    for value in ['"hunter2 ,"', '["hunter2 ,"]', '{hunter2 = "hunter2"}']:
         line = refusal(write(tmp_path, in_file(place, value)))
         assert line.startswith(f'{place}: must be ')
         assert 'hunter2' not in line

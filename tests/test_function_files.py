@@ -275,7 +275,7 @@ def test_file_that_does_not_hold_what_it_promises_is_refused(
         (
             FOURTH.replace('since::timestamptz', 'since::date'),
             "Report('/venues/{venueId}/busiest-days', 'busiest_days'),",
-            ':since is cast to date, but only bigint, timestamptz',
+            ':since must be cast to bigint or timestamptz',
         ),
         (FOURTH, "Report('/nothing', 'nothing'),", 'nothing.sql: '),
     ],

@@ -1,6 +1,7 @@
 """The sessions on PostgreSQL: a pool of them, and one round trip for each answer."""
 
 import logging
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -48,6 +49,7 @@ class Session(psycopg.Connection):
     """A connection that does not wait for ever for an answer, but for patience_s seconds."""
 
     patience_s: float | None = None
+    timeout_s: float | None = None  # after which the server cancels a statement
 
     @classmethod
     def connect(cls, conninfo: str = '', **options: Any) -> 'Session':
@@ -74,16 +76,20 @@ class Session(psycopg.Connection):
 
     def set_up(self, settings: Settings) -> None:
         """Set how values travel, and what the role does not: read-only, UTC and a timeout."""
-        self.patience_s = settings.statement_timeout_s + GRACE_S
+        self.limit(settings)
         if settings.session_settings:
-            self.execute(
-                "select set_config('default_transaction_read_only', 'on', false),"
-                " set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
-                [str(round(settings.statement_timeout_s * 1000))],
-            )
+            self.execute("set default_transaction_read_only = on; set timezone = 'UTC'")
         self.adapters.register_loader('json', ViewLoader)
         # int2, int4 or int8 by value would make a statement and a plan of each
         self.adapters.register_dumper(int, Int8Dumper)
+
+    def limit(self, settings: Settings, report: str = '') -> None:
+        """Let statements take as many seconds as those of a report may."""
+        timeout_s = settings.report_timeouts_s.get(report, settings.statement_timeout_s)
+        self.patience_s = timeout_s + GRACE_S
+        if settings.session_settings and timeout_s != self.timeout_s:
+            self.execute(f'set statement_timeout = {timeout_s * 1000:.0f}')
+            self.timeout_s = timeout_s
 
 
 class Sessions:
@@ -143,8 +149,13 @@ class Sessions:
         Raises:
             DatabaseError: There is no answer.
         """
+
+        def run(session: Session) -> Answer:
+            session.limit(self._settings, function.name)
+            return session.execute(function.sql, values, prepare=self._settings.prepare).fetchone()
+
         try:
-            return self._read(function.sql, values, deadline, timings)
+            return self._read(run, deadline, timings)
         except psycopg.errors.QueryCanceled as ex:
             self._metrics.timeouts.inc()
             raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
@@ -161,11 +172,11 @@ class Sessions:
         """
         deadline = monotonic() + self._settings.pool_timeout_s
         try:
-            self._read('select', None, deadline, Timings())
+            self._read(lambda session: session.execute('select'), deadline, Timings())
         except psycopg.Error as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
 
-    def _read(self, sql: str, values: Values | None, deadline: float, timings: Timings) -> tuple:
+    def _read(self, run: Callable[[Session], Any], deadline: float, timings: Timings) -> Any:
         """Run a statement that only reads, once more if it was not its fault that it failed.
 
         A connection that turns out to be broken costs no request: all that were made before are
@@ -173,7 +184,7 @@ class Sessions:
         standby cancelled to keep up, or PostgreSQL to end a deadlock, runs once more as well.
         """
         try:
-            return self._read_once(sql, values, deadline, timings)
+            return self._read_once(run, deadline, timings)
         except ConnectionLostError:
             self._pool.drain()
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
@@ -181,11 +192,9 @@ class Sessions:
         self._metrics.retries.inc()
         # the statement may have taken all the time that there was for waiting
         deadline = monotonic() + self._settings.pool_timeout_s
-        return self._read_once(sql, values, deadline, timings)
+        return self._read_once(run, deadline, timings)
 
-    def _read_once(
-        self, sql: str, values: Values | None, deadline: float, timings: Timings
-    ) -> tuple:
+    def _read_once(self, run: Callable[[Session], Any], deadline: float, timings: Timings) -> Any:
         with timings.waiting():
             try:
                 session = self._pool.getconn(max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S))
@@ -197,7 +206,7 @@ class Sessions:
         self._lent.add(session)
         begun = perf_counter()
         try:
-            return session.execute(sql, values, prepare=self._settings.prepare).fetchone()
+            return run(session)
         except psycopg.OperationalError as ex:
             # a session outlives its parallel workers, but who has ended one may end it next
             if session.broken or isinstance(ex, psycopg.errors.AdminShutdown):

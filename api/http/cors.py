@@ -9,9 +9,6 @@ EXPOSED_HEADERS = ['ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID']
 class ExactCors(falcon.CORSMiddleware):
     """falcon's CORS, and telling caches that an answer depends on the origin."""
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
-        super().__init__(origins, EXPOSED_HEADERS)
-
     def process_response(self, req: falcon.Request, resp: falcon.Response, *rest: object) -> None:
         """Add the CORS headers."""
         super().process_response(req, resp, *rest)

@@ -27,8 +27,7 @@ class Delivery:
         resp.append_header('Vary', 'Accept-Encoding')
         is_large = 0 < self.gzip_min_bytes <= len(body)
         compress = is_large and accepts_gzip(req.get_header('Accept-Encoding', default=''))
-        tag = blake2b(body, digest_size=16).hexdigest() + ('-gzip' if compress else '')
-        resp.etag = tag
+        resp.etag = tag = blake2b(body, digest_size=16).hexdigest() + ('-gzip' if compress else '')
         if any(known in ('*', tag) for known in req.if_none_match or ()):
             resp.status = falcon.HTTP_NOT_MODIFIED
             resp.content_type = None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from api.database.functions import Bind, Function, FunctionFileError, Values
@@ -41,13 +42,11 @@ def timestamptz(text: str) -> str:
         ValueError: It is no instant of the years 1 to 9999; the message says what is allowed.
     """
     if TIMESTAMP.fullmatch(text):
-        try:
+        with suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(text.upper().replace(',', '.'))
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
             return moment.astimezone(UTC).isoformat()
-        except (ValueError, OverflowError):
-            pass
     message = (
         'must be an instant of the years 1 to 9999 in ISO 8601, such as 2022-10-07T12:00:00Z'
         ' or 2022-10-07T14:00:00.123456+02:00; without an offset it is UTC'
@@ -79,10 +78,8 @@ def check_route(template: str, function: Function) -> None:
             raise FunctionFileError(f'{function.path}: {template} has no bind for {name}')
     for bind in function.binds:
         if bind.type not in READERS:
-            raise FunctionFileError(
-                f'{function.path}: :{bind.name} is cast to {bind.type},'
-                f' but only {", ".join(READERS)} can come from a request'
-            )
+            allowed = ' or '.join(READERS)
+            raise FunctionFileError(f'{function.path}: :{bind.name} must be cast to {allowed}')
 
 
 def read_parameters(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import falcon
 
@@ -23,14 +24,12 @@ class Report:
         function: The file in db/functions that answers it, without .sql.
         is_shared: Whether caches may keep its answers for others, and give them a little late.
         is_slow: Whether it may not take all connections: few of these run at once.
-        as_of: The bind with the moment that it tells of; an answer about the past changes seldom.
     """
 
     path: str
     function: str
     is_shared: bool = False
     is_slow: bool = False
-    as_of: str = 'timestamp'
 
 
 class ReportResource(ReadOnly):
@@ -43,7 +42,7 @@ class ReportResource(ReadOnly):
     ) -> None:
         self.report = report
         self.function = function
-        self._bulkhead = bulkhead
+        self._fetch = partial(bulkhead.fetch, is_slow=report.is_slow)
         scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
         # what a person has just used must not look available for long, so that is never stale
         stale_s = settings.cache_stale_seconds if report.is_shared else 0
@@ -55,15 +54,13 @@ class ReportResource(ReadOnly):
         """Answer with the function's body, or 404 when one of the parameters names nothing."""
         function = self.function
         values = read_parameters(function, path, req.params)
-        body, missing = self._bulkhead.fetch(
-            function, values, req.timings, is_slow=self.report.is_slow
-        )
+        body, missing = self._fetch(function, values, req.timings)
         if missing:
             name = http_name(missing)
             detail = f'There is no {name} {values[missing]}.'
             raise Problem('entity-not-found', detail, parameter=name)
-        # instants in UTC as ISO 8601 sort as text
-        is_past = (values.get(self.report.as_of) or '9999') < datetime.now(UTC).isoformat()
+        # an answer about the past changes seldom; instants in UTC as ISO 8601 sort as text
+        is_past = (values.get('timestamp') or '9999') < datetime.now(UTC).isoformat()
         resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
         resp.data = body

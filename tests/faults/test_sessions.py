@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.support import ApiProcess, Rows, metric, wait_for
+from tests.support import ApiProcess, Rows, make_slow, metric, reason, run_check, wait_for
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 SETTINGS = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')
@@ -28,6 +28,28 @@ def test_session_is_set_as_configured(
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='7')
     [benefit] = api.get(AVAILABLE).json()
     assert benefit['title'] == '7s UTC on UTF8'
+
+
+def test_report_has_a_timeout_of_its_own(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    make_slow(rows, 2)
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_WORKERS='1',
+        API_POOL_SIZE='1',  # so both run in the same session
+        API_STATEMENT_TIMEOUT_S='0.2',
+        API_REPORT_TIMEOUTS_S='{inactivity_periods = 60}',
+    )
+    for _ in range(2):
+        assert api.get(AVAILABLE).status_code == 504
+        assert api.get('/venues/1/inactivity-periods').status_code == 200
+
+
+def test_report_that_is_not_there_has_no_timeout(database_url: str) -> None:
+    checked = run_check(database_url, API_REPORT_TIMEOUTS_S='{worst_benefits = 9}')
+    reports = 'top_benefits, available_benefits, inactivity_periods'
+    assert reason(checked) == f'error: report_timeouts_s: worst_benefits is none of {reports}'
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """The listening socket, and what share of its connections each worker takes."""
 
+import ctypes
 import os
 import socket
+import struct
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from api.config import ConfigError, Settings
 
 BACKLOG = 1024
+SO_ATTACH_FILTER = 26  # Linux's; Python has no name for it
 # the first descriptor that systemd's socket activation hands over (see sd_listen_fds)
 HANDED_OVER = 3
 # so long a worker leaves a connection to the others before it looks again, and so often
@@ -63,7 +68,7 @@ class Share:
 def listen(settings: Settings) -> socket.socket:
     """Open the listening socket, or take the one that this process was started with.
 
-    systemd's socket activation can pass one, and `dev` does.
+    systemd's socket activation can pass one.
 
     Raises:
         ConfigError: The address cannot be had, or the socket that was passed is not TCP.
@@ -78,6 +83,22 @@ def listen(settings: Settings) -> socket.socket:
         timeout_ms = settings.client_timeout_s * 1000
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     return listener
+
+
+def keep_out(listener: socket.socket) -> None:
+    """Let nobody connect any more, while those who have are taken in.
+
+    Who came between the last look and the close would be reset. A filter that keeps no byte of
+    what comes to the socket makes the kernel silent instead, so a client tries again a second later
+    (RFC 6298), when the address is another server's, or refused.
+    """
+    if 'LISTEN_PID' in os.environ:  # who passed it keeps it, and who comes, for the next process
+        return
+    if sys.platform == 'linux':  # struct sock_filter, and sock_fprog with one of it: see socket(7)
+        keep_nothing = ctypes.create_string_buffer(struct.pack('HBBI', 0x06, 0, 0, 0))
+        program = struct.pack('HP', 1, ctypes.addressof(keep_nothing))
+        with suppress(OSError):  # a sandbox may not know it
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def url_of(listener: socket.socket) -> str:

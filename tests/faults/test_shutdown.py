@@ -106,6 +106,23 @@ def test_no_accepted_request_is_lost_under_load(
     assert len(clients.asked) - len(lost) >= 200
 
 
+def test_nobody_gets_in_who_would_be_left_behind(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    address = ('127.0.0.1', api.port)
+    wait_for(lambda: len(workers(api)) == 2)
+    first, last = workers(api)
+    last.suspend()
+    # its listening socket is still open
+    api.process.terminate()
+    first.wait(DEADLINE_S)
+    with pytest.raises(TimeoutError):
+        socket.create_connection(address, timeout=0.5)
+    last.resume()
+    last.wait(DEADLINE_S)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=DEADLINE_S)
+
+
 def test_end_waits_for_every_answer_in_progress(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:

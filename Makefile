@@ -10,7 +10,6 @@
 #   PARTS=http,price,growth,memory,versions,draw   POSTGRES_BINS='/usr/lib/postgresql/15/bin'   OUT=docs/speed
 
 PYTHON ?= python3
-T ?= tests
 USAGES ?= 2000000
 SECONDS ?= 3
 ROUNDS ?= 5
@@ -20,6 +19,7 @@ MINUTES ?= 1
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m db.embedded
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # An environment is ours when one of these files is in it. Whatever else has its name, such as what a server runs
 # from, or a link to such a thing, is not ours to clear
@@ -54,8 +54,8 @@ run: .venv/installed ## Serve the reports (no database configured: on a throwawa
 dev: .venv/installed ## As run, and an edited .sql or .py file is live on the next request
 	@$(RUN) --requests $(BIN)/python -m api.server.dev
 
-test: .venv/installed ## Run the tests (T=tests/functions narrows them)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(T)
+test: .venv/installed ## Run the tests but the slow ones (T=tests/functions: all that are there)
+	@$(PYTEST) $(if $(T),$(T),-m 'not slow')
 
 test-faults: .venv/installed ## Run only the tests that make faults: restarts, load, replicas, shutdown
 	@$(MAKE) test T=tests/faults
@@ -84,7 +84,8 @@ bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and dr
 	@$(INSTALL) -r requirements/bench.txt
 	@mv $(@D)/unfinished $@
 
-check: lint test ## All that CI checks
+check: lint ## All that CI checks: style, and every test
+	@$(PYTEST)
 
 psql: .venv/installed ## Open psql with the reports' parameters set (no database configured: on a throwaway one)
 	@$(RUN) sh -c 'exec psql "$$DATABASE_URL" \

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.bench.data import Databases, Size
 from tests.bench.results import Results, ratio
@@ -38,6 +39,7 @@ def test_ratio_is_the_median_of_the_rounds() -> None:
     assert ratio([2, 4, 30], [2, 1, 10]) == 3
 
 
+@pytest.mark.slow
 def test_part_that_fails_fails_alone(tmp_path: Path) -> None:
     folder = tmp_path / 'figures'
     finished = subprocess.run(

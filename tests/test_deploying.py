@@ -136,6 +136,7 @@ def repository(tmp_path: Path) -> Path:
     return there
 
 
+@pytest.mark.slow
 def test_steps(tmp_path: Path, repository: Path, sample_url: str) -> None:
     [block] = [block for block in blocks('sh') if block.startswith('git clone ')]
     steps, started, asked = block.partition('systemctl enable --now membership-benefits-api\n')
@@ -253,6 +254,7 @@ class Recipe:
         self.commands['CMD'] = self.of_python(json.loads(command))
 
 
+@pytest.mark.slow
 def test_recipe_serves_from_a_folder_that_it_cannot_write(tmp_path: Path, sample_url: str) -> None:
     recipe = Recipe(tmp_path / 'root')
     temporary = tmp_path / 'tmp'

@@ -107,6 +107,7 @@ def test_own_file_is_live_when_it_comes_and_the_other_when_it_is_gone(
         assert dev.process.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:
     statuses = []
     stop = threading.Event()

@@ -140,6 +140,7 @@ def assert_answers(run: Run) -> None:
         assert len(answer.text if url.endswith('/docs') else answer.json()) > 2
 
 
+@pytest.mark.slow
 def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
     assert_answers(running)
@@ -150,6 +151,7 @@ def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> No
     assert not is_running(postgres)
 
 
+@pytest.mark.slow
 def test_run_on_any_free_port_prints_the_one_that_it_serves_on(
     start_run: Callable[..., Run],
 ) -> None:
@@ -170,6 +172,7 @@ def test_run_on_a_port_in_use_tells_how_to_choose_another_and_prints_no_address(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', [c for c in commands(ROOT / 'README.md') if ' run' in c])
 def test_make_run(
     start_run: Callable[..., Run],
@@ -196,6 +199,7 @@ def test_make_run(
     wait_for(lambda: not is_listening(unused_port))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_of_it(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
     running.wait_until_printed('listening on')
@@ -204,6 +208,7 @@ def test_sigterm_ends_all_of_it(running: Run) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems cannot tell a child of its end')
 def test_killed_run_leaves_no_server(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent

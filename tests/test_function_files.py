@@ -190,6 +190,7 @@ def test_fourth_report_is_one_file_and_one_line(
         api.stop()
 
 
+@pytest.mark.slow
 def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
     folder = tmp_path / 'project'
     ignore = shutil.ignore_patterns('.*', '__pycache__', 'node_modules')

@@ -96,6 +96,7 @@ def test_clean_removes_what_make_made_and_nothing_else(project: Path) -> None:
     assert not (project / 'api' / '__pycache__').exists()
 
 
+@pytest.mark.slow
 def test_own_environment_is_made_anew_for_new_packages_and_after_an_interruption(
     project: Path,
 ) -> None:
@@ -122,6 +123,7 @@ def test_own_environment_is_made_anew_for_new_packages_and_after_an_interruption
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_install_that_fails_is_begun_anew(project: Path) -> None:
     (project / 'requirements' / 'dev.txt').write_text('./nowhere\n')
     assert make(project, 'install').returncode != 0

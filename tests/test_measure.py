@@ -268,6 +268,7 @@ def test_explain_writes_json(make: Make, tmp_path: Path) -> None:
     assert explained['Settings']['plan_cache_mode'] == 'force_custom_plan'
 
 
+@pytest.mark.slow
 def test_explain_draws_a_page(make: Make, project: Path, path_without_npm: str) -> None:
     system_program('npm', 'npm')
     chromium = system_program('chromium', 'chromium')

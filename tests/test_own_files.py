@@ -73,6 +73,7 @@ def test_folder_is_relative_to_where_the_service_is_started(sample_url: str) -> 
     assert 'error: tests/functions/plain/top_benefits.sql: must return one row, ' in checked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -115,6 +116,7 @@ def test_folder_that_is_missing_is_refused(sample_url: str, tmp_path: Path) -> N
     assert reason(check(sample_url, file)) == f'error: {file}: Not a directory'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', ['true', 'false'])
 def test_slow_file_is_told_of_once_and_does_not_hinder_the_start(
     sample_url: str, start_api: Callable[..., ApiProcess], tmp_path: Path, settings: str

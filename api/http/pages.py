@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import falcon
 from falcon.routing import StaticRoute
@@ -39,7 +40,8 @@ class Page(ReadOnly):
 class SwaggerUi(ReadOnly):
     """The files of Swagger UI, with the ranges and conditions that falcon knows."""
 
-    files = StaticRoute('/docs/static', str(files('swagger_ui') / 'static'))
+    # found without an import, which would load a template engine
+    files = StaticRoute('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:
         """Answer with one of them."""

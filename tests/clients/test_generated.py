@@ -81,6 +81,7 @@ def check_output(api: ApiProcess, output: str) -> None:
     assert output.endswith('venueId There is no venueId 99.\n')
 
 
+@pytest.mark.slow
 def test_python(api: ApiProcess, tmp_path: Path) -> None:
     succeed_in(tmp_path, *command('openapi-python-client ').replace(BASE, api.url).split())
     program = program_of('openapi_python_client.py', api)
@@ -107,11 +108,13 @@ def check_typescript(api: ApiProcess, project: Path, name: str) -> None:
     check_output(api, succeed_in(project, 'node', 'built/program.js'))
 
 
+@pytest.mark.slow
 def test_openapi_typescript(api: ApiProcess, project: Path) -> None:
     succeed_in(project, *command('npx openapi-typescript ').replace(BASE, api.url).split())
     check_typescript(api, project, 'openapi_fetch.ts')
 
 
+@pytest.mark.slow
 def test_hey_api(api: ApiProcess, project: Path) -> None:
     generate = ['openapi-ts', '--input', f'{api.url}/openapi.json', '--output', 'client']
     succeed_in(project, 'npx', *generate)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import httpx
 import psutil
+import pytest
 
 from tests.support import DEADLINE_S, ApiProcess, Rows, client_of_each_worker, metric, wait_for
 
@@ -102,6 +103,7 @@ def disturb(api: ApiProcess, answered: int) -> None:
     wait_for(lambda: open_files(api) <= files_before + FEW_FILES)
 
 
+@pytest.mark.slow
 def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -129,6 +131,7 @@ def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
     assert memory(api) - after_one < 8 * MIB
 
 
+@pytest.mark.slow
 def test_client_that_asks_on_without_reading_is_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -148,6 +151,7 @@ def test_client_that_asks_on_without_reading_is_disconnected(
     assert 2 * size < received < 5 * size
 
 
+@pytest.mark.slow
 def test_clients_that_neither_send_nor_read_are_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

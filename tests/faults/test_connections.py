@@ -195,6 +195,7 @@ def test_connection_beyond_the_limit_waits_until_others_end(
     assert workers(api) == [worker]
 
 
+@pytest.mark.slow
 def test_without_a_free_descriptor_new_connections_wait(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -276,6 +277,7 @@ def test_worker_goes_on_with_the_threads_that_it_has(
     assert workers(api) == [worker]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('is_first', [False, True], ids=['asked before', 'never asked before'])
 def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
     start_api: Callable[..., ApiProcess], is_first: bool
@@ -311,6 +313,7 @@ def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
         wait_for(lambda: api.get('/ready').status_code == 200)
 
 
+@pytest.mark.slow
 def test_clients_that_leave_most_unread_are_disconnected_beyond_a_limit(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

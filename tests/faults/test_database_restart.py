@@ -51,6 +51,7 @@ def assert_recovers(api: ApiProcess) -> None:
     assert api.get(REPORT).json() == []
 
 
+@pytest.mark.slow
 def test_starts_without_a_database_and_finds_it_later(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -72,6 +73,7 @@ def test_restart_of_the_database_costs_nothing_that_comes_after_it(
         assert api.get(REPORT).status_code == 200
 
 
+@pytest.mark.slow
 def test_outage_ends_when_the_database_is_back(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -83,6 +85,7 @@ def test_outage_ends_when_the_database_is_back(
     assert_recovers(api)
 
 
+@pytest.mark.slow
 def test_pool_is_as_large_as_before_after_an_outage(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -143,6 +146,7 @@ def test_ended_parallel_worker_costs_no_request(
     assert metric(api, 'database_retries_total') == 1
 
 
+@pytest.mark.slow
 def test_log_of_an_outage_says_why_and_answers_do_not(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -163,6 +167,7 @@ def test_log_of_an_outage_says_why_and_answers_do_not(
     assert_recovers(api)
 
 
+@pytest.mark.slow
 def test_restart_under_load_costs_no_request_that_comes_after_it(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -194,6 +199,7 @@ def test_restart_under_load_costs_no_request_that_comes_after_it(
     assert reasons.total() < len([asked for asked in clients.asked if asked.status == 503])
 
 
+@pytest.mark.slow
 def test_cancelled_statement_is_not_tried_again(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -214,6 +220,7 @@ def test_cancelled_statement_is_not_tried_again(
     assert 'benefits_api_database_retries_total 0.0' in api.get('/metrics').text
 
 
+@pytest.mark.slow
 def test_statement_that_ends_a_deadlock_runs_again(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -190,6 +190,7 @@ def test_identical_requests_at_once_are_one_for_the_api(
     assert len(asked(api)) == 1
 
 
+@pytest.mark.slow
 def test_stale_answer_is_given_at_once_while_one_request_renews_it(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
@@ -216,6 +217,7 @@ def test_stale_answer_is_given_at_once_while_one_request_renews_it(
     assert proxy.get(TOP).json()[0]['topBenefits180Days'] == [{'benefitId': 1, 'usageCount': 1}]
 
 
+@pytest.mark.slow
 def test_unchanged_answer_is_renewed_by_a_304(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
@@ -229,6 +231,7 @@ def test_unchanged_answer_is_renewed_by_a_304(
     wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'HIT')
 
 
+@pytest.mark.slow
 def test_outage_gives_what_is_kept_and_keeps_no_error(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:

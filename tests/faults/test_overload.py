@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 
 from tests.faults.load import Load, failures
 from tests.support import (
@@ -65,6 +66,7 @@ def test_different_requests_share_nothing(
     assert metric(api, 'shared_answers_total') == 0
 
 
+@pytest.mark.slow
 def test_failure_is_shared_too_and_told_apart_from_a_full_pool(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -78,6 +80,7 @@ def test_failure_is_shared_too_and_told_apart_from_a_full_pool(
     wait_for(lambda: 'problem=statement-timeout' in api.output())
 
 
+@pytest.mark.slow
 def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -113,6 +116,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
     assert httpx.get(api.url + INACTIVITY, timeout=DEADLINE_S).status_code == 200
 
 
+@pytest.mark.slow
 def test_slow_reports_leave_connections_for_the_others(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -136,6 +140,7 @@ def test_slow_reports_leave_connections_for_the_others(
     assert most == 1
 
 
+@pytest.mark.slow
 def test_crowd_at_the_slow_report_does_not_starve_the_others(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -229,6 +229,7 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
         admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")
 
 
+@pytest.mark.slow
 def test_restart_under_load(
     start_bouncer: Callable[..., str],
     start_api: Callable[..., ApiProcess],

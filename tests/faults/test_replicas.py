@@ -106,6 +106,7 @@ def test_load_spreads_over_the_standbys(
     assert min(answered()) > 0
 
 
+@pytest.mark.slow
 def test_prefer_standby_leaves_the_primary_alone_until_no_standby_is_left(
     cluster: Cluster, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -130,6 +131,7 @@ def test_prefer_standby_leaves_the_primary_alone_until_no_standby_is_left(
         cluster.other.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('end', [kill, stop_immediately])
 def test_lost_standby_costs_no_request_and_is_used_again_when_it_is_back(
     cluster: Cluster, start_api: Callable[..., ApiProcess], end: Callable[[EmbeddedServer], None]
@@ -218,6 +220,7 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
         api.stop()
 
 
+@pytest.mark.slow
 def test_promoted_standby_is_picked_up(start_api: Callable[..., ApiProcess]) -> None:
     with EmbeddedServer() as primary:
         load(primary.url(), 'schema.sql')

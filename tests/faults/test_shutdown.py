@@ -50,6 +50,7 @@ def test_killed_parent_leaves_no_orphan(sample_url: str, start_api: Callable) ->
     assert psutil.wait_procs(orphans, timeout=DEADLINE_S)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_signal_lets_answers_in_progress_finish(
     rows: Rows, database_url: str, start_api: Callable, number: signal.Signals
@@ -66,6 +67,7 @@ def test_signal_lets_answers_in_progress_finish(
     assert api.process.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Callable) -> None:
     make_slow(rows, 30)
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='60')
@@ -91,6 +93,7 @@ def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Ca
     assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_accepted_request_is_lost_under_load(
     sample_url: str, start_api: Callable, number: signal.Signals
@@ -172,6 +175,7 @@ def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_end_does_not_wait_longer_than_configured(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
@@ -188,6 +192,7 @@ def test_end_does_not_wait_longer_than_configured(
     assert 'ended with answers in progress' in api.output()
 
 
+@pytest.mark.slow
 def test_rolling_restart_loses_no_request(
     sample_url: str, start_api: Callable, unused_port: int
 ) -> None:
@@ -210,6 +215,7 @@ def test_rolling_restart_loses_no_request(
     assert failures(clients.asked) == []
 
 
+@pytest.mark.slow
 def test_rolling_restart_loses_no_request_of_clients_that_connect_each_time(
     sample_url: str, start_api: Callable, unused_port: int
 ) -> None:

@@ -581,6 +581,7 @@ def soak(tmp_path: Path, unused_port: int) -> Iterator[Soak]:
             api.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300 + 120 * MINUTES)
 def test_random_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> None:
     began = time.monotonic()

@@ -120,6 +120,7 @@ def test_check_on_demand_tells_of_a_lock(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', [{}, UNBOUNDED], ids=['default', 'unbounded'])
 def test_server_that_goes_silent_after_the_login_holds_up_no_start(
     silent: Muzzle, start_api: Callable[..., ApiProcess], settings: dict[str, str]
@@ -130,6 +131,7 @@ def test_server_that_goes_silent_after_the_login_holds_up_no_start(
     assert api.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_ends_a_start_that_waits_for_a_silent_server(
     silent: Muzzle, tmp_path: Path, number: signal.Signals
@@ -239,6 +241,7 @@ def failure(request: pytest.FixtureRequest, guarded: GuardedServer) -> tuple[str
     return ' '.join(f'{name}={value}' for name, value in parameters.items()), told, place
 
 
+@pytest.mark.slow
 def test_check_on_demand_tells_the_reason(failure: tuple[str, str, str]) -> None:
     url, told, place = failure
     line = reason(run_check(url))
@@ -248,6 +251,7 @@ def test_check_on_demand_tells_the_reason(failure: tuple[str, str, str]) -> None
     assert 'hunter' not in line
 
 
+@pytest.mark.slow
 def test_service_waits_and_tells_the_reason_to_nobody_but_its_log(
     failure: tuple[str, str, str], start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -269,6 +273,7 @@ def test_service_waits_and_tells_the_reason_to_nobody_but_its_log(
             assert secret not in answer.text
 
 
+@pytest.mark.slow
 def test_role_that_is_made_later_is_let_in(
     guarded: GuardedServer, start_api: Callable[..., ApiProcess]
 ) -> None:

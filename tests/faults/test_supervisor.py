@@ -51,6 +51,7 @@ def ask(api: ApiProcess) -> int:
     return httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code
 
 
+@pytest.mark.slow
 def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='8')
     wait_for(lambda: len(workers(api)) == 2)
@@ -75,6 +76,7 @@ def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiP
     assert re.search(r'worker [12] gave no sign of life for \d+ s and was killed', line)
 
 
+@pytest.mark.slow
 def test_service_that_was_paused_keeps_its_workers(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -96,6 +98,7 @@ def test_service_that_was_paused_keeps_its_workers(
     assert before[1] in workers(api)
 
 
+@pytest.mark.slow
 def test_worker_that_cannot_start_is_tried_again_with_growing_pauses(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -130,6 +133,7 @@ def launch_as_an_ordinary_user() -> list[str]:
     return [setpriv, f'--reuid={uid}', f'--regid={gid}', '--clear-groups', *caps]
 
 
+@pytest.mark.slow
 def test_worker_for_which_there_is_no_process_is_tried_again(
     sample_url: str, tmp_path: Path
 ) -> None:
@@ -162,6 +166,7 @@ def test_worker_that_dies_at_the_end_is_not_replaced(
     assert 'Bad file descriptor' not in api.output()
 
 
+@pytest.mark.slow
 def test_stuck_workers_end_together(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
     count, shutdown_s = 8, 8
     assert count * shutdown_s > DEADLINE_S

@@ -162,6 +162,7 @@ def test_service_without_a_standard_error_has_no_log(sample_url: str, unused_por
         process.wait(DEADLINE_S)
 
 
+@pytest.mark.slow
 def test_full_temporary_folder_is_nothing_to_the_metrics(
     sample_url: str, start_api: Callable, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_full_temporary_folder_is_nothing_to_the_metrics(
         api.stop()
 
 
+@pytest.mark.slow
 def test_killed_workers_take_no_counts_with_them(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_POOL_MIN_SIZE='3')
     parent = psutil.Process(api.process.pid)

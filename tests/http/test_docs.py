@@ -72,6 +72,7 @@ def failed_requests(browser: webdriver.Chrome, origin: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_page_shows_the_reports_and_tries_them_out(
     browser: webdriver.Chrome, api: ApiProcess
 ) -> None:
@@ -109,6 +110,7 @@ def test_page_shows_the_reports_and_tries_them_out(
     assert failed_requests(browser, api.url) == []
 
 
+@pytest.mark.slow
 def test_page_fits_a_telephone(browser: webdriver.Chrome, api: ApiProcess) -> None:
     telephone = {'width': 390, 'height': 800, 'deviceScaleFactor': 1, 'mobile': True}
     browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', telephone)
@@ -130,6 +132,7 @@ def test_page_fits_a_telephone(browser: webdriver.Chrome, api: ApiProcess) -> No
         browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hashes', ['', '0' * 64])
 def test_page_shows_locks_where_there_are_tokens(
     browser: webdriver.Chrome, sample_url: str, start_api: Callable[..., ApiProcess], hashes: str

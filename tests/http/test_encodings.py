@@ -45,6 +45,7 @@ def assert_is_utf8(api: ApiProcess, encoding: str) -> None:
     assert answer.json()[0]['title'] == TITLES[encoding]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('session_settings', ['true', 'false'])
 def test_of_the_database(
     database_url: str, encoding: str, start_api: Callable, session_settings: str
@@ -53,6 +54,7 @@ def test_of_the_database(
     assert_is_utf8(api, encoding)
 
 
+@pytest.mark.slow
 def test_of_the_environment_and_of_the_url(
     database_url: str, encoding: str, start_api: Callable
 ) -> None:

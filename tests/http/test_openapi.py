@@ -169,6 +169,7 @@ def exact() -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_running_server_keeps_to_the_document_and_adds_nothing(
     api: ApiProcess, tmp_path: Path
 ) -> None:

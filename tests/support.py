@@ -1,5 +1,6 @@
 """What tests share: databases cloned from a template, rows, and real API processes."""
 
+import functools
 import itertools
 import os
 import re
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 DEADLINE_S = 60
 
 numbers = itertools.count(1)
+loaded = functools.cache(load_function)
 
 
 def until(deadline_s: float = DEADLINE_S) -> Iterator[None]:
@@ -231,7 +233,7 @@ def run_function(
     **values: object,
 ) -> tuple:
     """Run a function file; returns its row, the body parsed."""
-    function = load_function(folder / f'{name}.sql')
+    function = loaded(folder / f'{name}.sql')
     binds = {bind.name: values.get(bind.name) for bind in function.binds}
     return connection.execute(function.sql, binds).fetchone()
 

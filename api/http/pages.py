@@ -38,9 +38,8 @@ class Page(ReadOnly):
 
 
 class SwaggerUi(ReadOnly):
-    """The files of Swagger UI, with the ranges and conditions that falcon knows."""
+    """The files of Swagger UI (not its code), with the ranges and conditions that falcon knows."""
 
-    # found without an import, which would load a template engine
     files = StaticRoute('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:

@@ -29,10 +29,6 @@ AVAILABLE = '/venues/1/available-benefits?personId=1'
             r'top_benefits\.sql line \d+: relation "benefit_usage" does not exist',
         ),
         (
-            'alter table benefit drop column title',
-            r'available_benefits\.sql line \d+: column benefit\.title does not exist',
-        ),
-        (
             'alter table benefit_usage alter "usageTimestamp" type text',
             r'top_benefits\.sql line \d+: operator does not exist: text > timestamp',
         ),

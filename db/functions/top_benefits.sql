@@ -9,7 +9,8 @@
 --           (Parallel Append), each in index order (GroupAggregate on Index Only Scan), so a use costs one
 --           index entry and no hashing. Where a range ends comes from subselects without outer columns,
 --           which PostgreSQL hands to workers; it does not hand them the columns of an outer row, so a
---           lateral count cannot do it. any(array[...]): see counted.
+--           lateral count cannot do it. any(array[...]): see counted. What they buy: of 20,000,000 uses, a
+--           quarter of the plain form's time on PostgreSQL 13 and 15 and six tenths on 18; of 200,000, none
 --           Equals  group by "benefitId"  over the uses in the window
 with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of

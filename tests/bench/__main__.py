@@ -103,12 +103,14 @@ class Bench:
             'memory': lambda: memory.measure(part, where, self._rounds),
             VERSIONS: lambda: sql.measure(part, where, self._sizes, [TOP], rounds),
         }
+        # of each PostgreSQL, the figures stay until it is measured again
+        kept = f'{part} {where.version.partition(".")[0]}' if part == VERSIONS else part
         with self._tried(part):
-            if part not in self._begun:
-                self._begun.add(part)
-                self._results.begin(part, self._run(where.version))
+            if kept not in self._begun:
+                self._begun.add(kept)
+                self._results.begin(kept, self._run(where.version))
             for record in measures[part]():
-                self._results.add(part, record)
+                self._results.add(kept, record)
 
     def _run(self, version: str) -> dict:
         """Return when, where and with what a part is measured."""

@@ -176,12 +176,17 @@ def growth(results: Results) -> Table:
     return [['ms in SQL, by uses', *(f'{uses:,}' for uses in sizes)], *rows]
 
 
+def of_postgres(results: Results) -> list[str]:
+    """Return the parts that measured PostgreSQLs, the more thorough one first."""
+    return ['growth', *(part for part in results.runs() if part.startswith('versions'))]
+
+
 def versions(results: Results) -> Table:
     """Return top_benefits against its plain form on several PostgreSQLs."""
     # of a version that both parts measured, the later figures
     found = {
         (int(r['postgresql'].partition('.')[0]), r['uses']): r
-        for r in results.records('growth', 'versions', report=TOP)
+        for r in results.records(*of_postgres(results), report=TOP)
     }
     sizes = sorted({uses for _, uses in found})
     rows = []
@@ -266,7 +271,7 @@ def targets(results: Results) -> Table:
             3,
         ),
     ]
-    for record in results.records('growth', 'versions', report=TOP):
+    for record in results.records(*of_postgres(results), report=TOP):
         if record['uses'] == most:
             title = f'top_benefits, plain form / ours, {most:,} uses, {record["postgresql"]}'
             rows.append((title, ratio(record['ms']['plain'], record['ms']['ours']), '>', 1.5))

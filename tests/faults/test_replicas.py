@@ -51,12 +51,15 @@ def cluster() -> Iterator[Cluster]:
             yield Cluster(primary, one, other)
 
 
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date()
+
+
 def path(number: int) -> str:
     """Return what the clients of a load ask for: each for something that the others do not."""
     return [
         f'/venues/{1 + number % 20}/inactivity-periods',
         f'/venues/1/available-benefits?personId={1 + number % 20}',
-        f'/venues/top-benefits?timestamp=2026-01-01T12:00:{number % 60:02}',
+        f'/venues/top-benefits?timestamp={YESTERDAY}T12:00:{number % 60:02}',
     ][number % 3]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from api.http.problems import PROBLEMS
 from tests.support import ApiProcess, Rows, make_slow, metric, reason, run_check, wait_for
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -30,10 +31,11 @@ def test_session_is_set_as_configured(
     assert benefit['title'] == '7s UTC on UTF8'
 
 
+@pytest.mark.slow
 def test_report_has_a_timeout_of_its_own(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    make_slow(rows, 2)
+    make_slow(rows, 0.6)
     api = start_api(
         DATABASE_URL=database_url,
         API_WORKERS='1',
@@ -42,7 +44,9 @@ def test_report_has_a_timeout_of_its_own(
         API_REPORT_TIMEOUTS_S='{inactivity_periods = 60}',
     )
     for _ in range(2):
-        assert api.get(AVAILABLE).status_code == 504
+        answer = api.get(AVAILABLE)
+        assert answer.status_code == 504
+        assert answer.json()['detail'] == PROBLEMS['statement-timeout'].meaning
         assert api.get('/venues/1/inactivity-periods').status_code == 200
 
 
@@ -77,6 +81,7 @@ def test_statement_that_fails_twice_is_not_run_again(
     answer = api.get(AVAILABLE)
     assert answer.status_code == 503
     assert answer.json()['type'] == '/docs/problems/database-unavailable'
+    assert answer.json()['detail'] == PROBLEMS['database-unavailable'].meaning
     assert rows.connection.execute('select last_value from runs').fetchone() == (2,)
     wait_for(lambda: metric(api, 'database_retries_total') == 1)
     with psycopg.connect(database_url, autocommit=True) as admin:

@@ -6,23 +6,28 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from api.server.http_server import LINGER_S
 from tests.faults.load import Load, failures
 from tests.support import (
     DEADLINE_S,
     ROOT,
+    ApiProcess,
     Rows,
     clean_environment,
     is_listening,
     locked_uses,
     make_slow,
     metric,
+    until,
     wait_for,
     wait_until_busy,
     workers,
@@ -65,6 +70,39 @@ def test_signal_lets_answers_in_progress_finish(
     asking.join()
     assert found[0].status_code == 200
     assert api.process.wait(DEADLINE_S) == 0
+
+
+def test_service_under_nohup_takes_no_notice_of_sighup(
+    rows: Rows, database_url: str, tmp_path: Path
+) -> None:
+    make_slow(rows, 0.5)
+    api = ApiProcess(tmp_path, {'DATABASE_URL': database_url}, launch=['nohup'])
+    with ThreadPoolExecutor(1) as clients:
+        asking = clients.submit(api.get, AVAILABLE)
+        wait_until_busy(rows)
+        api.process.send_signal(signal.SIGHUP)
+        # it is the first signal: a second one would end the answer too
+        api.process.terminate()
+        assert asking.result().status_code == 200
+    assert api.stop() == 0
+
+
+@pytest.mark.slow
+def test_kept_connection_may_ask_once_more_at_the_end(sample_url: str, start_api: Callable) -> None:
+    for _ in until():
+        api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+        assert api.get('/live').status_code == 200
+        asked_at = time.monotonic()
+        api.process.terminate()
+        wait_for(lambda log=api.output: 'worker 1 stopping' in log())
+        time.sleep(0.4)
+        if time.monotonic() - asked_at < LINGER_S - 0.2:  # or else this machine is too slow now
+            answer = api.get('/live')
+            assert answer.status_code == 200
+            assert answer.headers['connection'] == 'close'
+            break
+    else:
+        raise AssertionError('this machine was always too slow')
 
 
 @pytest.mark.slow

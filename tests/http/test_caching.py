@@ -59,6 +59,18 @@ def test_other_etag_gives_the_body(api: ApiProcess, known: str) -> None:
     assert answer.content
 
 
+def test_answers_are_compressed_from_the_configured_size_on(
+    api: ApiProcess, sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    path = as_of(TOP, PAST)
+    size = len(api.get(path).content)
+    for least, coding in [(size, 'gzip'), (size + 1, None)]:
+        other = start_api(DATABASE_URL=sample_url, API_GZIP_MIN_BYTES=str(least))
+        answer = other.get(path)
+        assert answer.headers.get('content-encoding') == coding
+        assert len(answer.content) == size
+
+
 def test_etag_changes_with_the_bytes(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -117,10 +129,6 @@ def test_stale_answers_can_be_turned_off(
 ) -> None:
     api = start_api(DATABASE_URL=sample_url, API_CACHE_STALE_SECONDS='0')
     assert api.get(TOP).headers['cache-control'] == 'public, max-age=10'
-
-
-def test_405_is_not_stored(api: ApiProcess) -> None:
-    assert api.client.post(TOP).headers['cache-control'] == 'no-store'
 
 
 @pytest.mark.parametrize('path', [*REPORTS, '/', '/docs', '/docs/static/swagger-ui.css', '/live'])

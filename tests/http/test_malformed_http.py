@@ -180,15 +180,6 @@ def test_pipelined_requests_are_answered_in_order(api: ApiProcess) -> None:
     assert found == ids
 
 
-def test_connection_is_closed_after_malformed_http(api: ApiProcess) -> None:
-    with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
-        connection.sendall(b'nonsense\r\n\r\n')
-        answer = b''
-        while chunk := connection.recv(65536):
-            answer += chunk
-    assert answer.startswith(b'HTTP/1.0 400 ') or answer.startswith(b'HTTP/1.1 400 ')
-
-
 def test_refusal_tells_a_client_that_keeps_its_connection_that_it_is_closed(
     api: ApiProcess,
 ) -> None:

@@ -76,6 +76,19 @@ def test_examples_of_problems_are_like_those_of_the_code() -> None:
         assert (example['status'], example['title']) == row[:2]
 
 
+def test_examples_of_answers_fit_their_schemas() -> None:
+    document = exact()
+    checked = 0
+    for item in document['paths'].values():
+        for content in item['get']['responses']['200']['content'].values():
+            values = [each['value'] for each in content.get('examples', {}).values()]
+            values += [content['example']] if 'example' in content else []
+            for value in values:
+                Draft202012Validator(document | content['schema']).validate(value)
+                checked += 1
+    assert checked >= len(REPORTS)
+
+
 def test_every_operation_documents_every_other_problem() -> None:
     for path, item in DOCUMENT['paths'].items():
         responses = item['get']['responses']

@@ -9,7 +9,7 @@ import pytest
 
 from api.config import Settings
 from api.database.sessions import Sessions
-from api.telemetry.log import RENDERERS, LineFormatter
+from api.telemetry.log import RENDERERS, Debounce, LineFormatter
 from api.telemetry.metrics import Metrics
 from tests.support import ApiProcess, Rows, settled_output, until, wait_for
 
@@ -98,6 +98,35 @@ def test_every_answer_is_logged(
     assert f'method={method} route={route} status={status} ' in line
     if method == 'HEAD':
         assert 'bytes=0 ' in line
+
+
+def test_answer_that_a_client_has_already_is_logged_without_its_bytes(api: ApiProcess) -> None:
+    path = f'{TOP}?timestamp=2024-07-01'
+    known = api.get(path).headers['etag']
+    headers = {'If-None-Match': known, 'X-Request-ID': 'unchanged-1'}
+    assert api.get(path, headers=headers).status_code == 304
+    line = access_line(api, 'unchanged-1')
+    assert ' status=304 ' in line
+    assert ' bytes=0 ' in line
+
+
+def test_same_warning_is_written_once_in_a_while_and_every_error() -> None:
+    debounce = Debounce()
+
+    def written(level: int, message: str, at_s: float) -> dict[str, object] | None:
+        record = logging.makeLogRecord({'levelno': level, 'msg': message, 'created': at_s})
+        return record.__dict__ if debounce.filter(record) else None
+
+    for at_s in (100.0, 100.0, 101.0):
+        assert written(logging.ERROR, 'broken', at_s)
+    assert 'held_back' not in written(logging.WARNING, 'slow', 100.0)
+    assert written(logging.WARNING, 'slow', 101.0) is None
+    assert 'held_back' not in written(logging.WARNING, 'other', 101.0)
+    assert written(logging.WARNING, 'slow', 109.9) is None
+    assert written(logging.WARNING, 'slow', 110.1)['held_back'] == 2
+    assert written(logging.WARNING, 'slow', 119.9) is None
+    assert written(logging.WARNING, 'slow', 120.2)['held_back'] == 1
+    assert 'held_back' not in written(logging.WARNING, 'slow', 140.0)
 
 
 def test_json_lines(start_api: Callable[..., ApiProcess], sample_url: str) -> None:

@@ -4,6 +4,7 @@
 #   GENERIC=1   explain the generic plan        OUT=plan.json PICTURE=plan.html   where explain writes the plan
 #   SECONDS=3 CLIENTS=1   how long and how many pgbench runs
 #   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
+#   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   how many mistakes make mutants makes, which, where
 # For make bench: how many uses and venues are loaded, the fewer uses of growth, how long one HTTP measurement takes and
 # how often it is made, what is measured or drawn, other PostgreSQLs for versions, the folder of figures and pictures
 #   USAGES=20000000   VENUES=10000   GROWTH='20000 2000000'   SECONDS=3   ROUNDS=5
@@ -15,6 +16,8 @@ SECONDS ?= 3
 ROUNDS ?= 5
 OUT ?= bench-results
 CLIENTS ?= 1
+COUNT ?= 40
+SEED ?= 1
 MINUTES ?= 1
 
 BIN := .venv/bin
@@ -84,6 +87,14 @@ bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and dr
 	@$(INSTALL) -r requirements/bench.txt
 	@mv $(@D)/unfinished $@
 
+mutants: .venv/installed .venv-mutants/installed ## Make small mistakes and tell which no test notices (COUNT=40 SEED=1)
+	@.venv-mutants/bin/python -m tests.mutants --count $(COUNT) --seed $(SEED) $(if $(FOLDERS),--folders $(FOLDERS))
+
+.venv-mutants/installed: requirements/mutants.txt
+	@$(CREATE)
+	@$(INSTALL) -r requirements/mutants.txt
+	@mv $(@D)/unfinished $@
+
 check: lint ## All that CI checks: style, and every test
 	@$(PYTEST)
 
@@ -101,15 +112,16 @@ lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 token: .venv/installed ## Make a bearer token, and the hash of it for the configuration
 	@$(BIN)/python -m api --token
 
 clean: ## Remove what was installed and cached
-	@for folder in .venv .venv-bench; do \
+	@for folder in .venv .venv-bench .venv-mutants; do \
 	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
 	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules
 	find api db tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test test-faults soak lint format check psql explain pgbench bench lock token clean
+.PHONY: help install run dev test test-faults soak lint format check mutants psql explain pgbench bench lock token clean

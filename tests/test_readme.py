@@ -50,6 +50,7 @@ NOT_RUN = {
     'make soak': 'the tests would run themselves',
     'make check': 'the tests would run themselves',
     'POSTGRES_BIN=': 'the tests would run themselves',
+    'make mutants': 'the tests would run themselves',
     'make bench': 'takes many minutes; nothing here depends on its figures',
     'systemctl ': 'needs a systemd that runs; test_deploying.py verifies the unit',
     'docker ': 'needs a container engine; test_deploying.py does the steps of the Dockerfile',

@@ -99,6 +99,10 @@ OTHER_NAMES = {
 }
 
 
+# files that a site has
+OF_SITES = {'config.toml'}
+
+
 def examples(language: str) -> list[str]:
     """Return the code blocks of a language that call the service."""
     return [block for block in blocks(language) if BASE in block]
@@ -282,6 +286,18 @@ def test_python_examples(api: ApiProcess, block: str) -> None:
 def test_javascript_examples(api: ApiProcess, block: str) -> None:
     node = system_program('node', 'nodejs')
     assert of_ours(api, node, '--input-type=module', '--eval', block)
+
+
+def test_every_module_and_file_that_is_named_exists() -> None:
+    listed = run('git', '-C', str(ROOT), 'ls-files').split()
+    known = {*listed, *(Path(name).name for name in listed)}
+    for path, text in PAGES.items():
+        for span in names(re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)):
+            for module in re.findall(r'python -m ([\w.]+)', span):
+                place = ROOT / module.replace('.', '/')
+                assert place.is_dir() or place.with_suffix('.py').exists(), (path, span)
+            if re.fullmatch(r'\w[\w./-]*\.(?:py|sql|toml|json|conf|service|sh)', span):
+                assert span in known or span in OF_SITES, (path, span)
 
 
 def test_every_make_target_that_is_named_exists() -> None:

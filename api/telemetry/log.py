@@ -23,14 +23,13 @@ Fields = Mapping[str, object]
 
 
 def to_logfmt(fields: Fields) -> str:
-    """Return name=value pairs, timestamp and level first."""
-    ordered = {'timestamp': fields['timestamp'], 'level': fields['level'], **fields}
-    return ' '.join([f'{name}={logfmt_value(value)}' for name, value in ordered.items()])
+    """Return name=value pairs."""
+    return ' '.join([f'{name}={logfmt_value(value)}' for name, value in fields.items()])
 
 
 def logfmt_value(value: object) -> str:
     """Return a value in quotes if it needs them, and without line breaks."""
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):  # as a union, twice the time
         return str(value)
     text = '' if value is None else str(value)
     if ' ' in text or '=' in text or '"' in text:
@@ -72,7 +71,7 @@ class LineFormatter(logging.Formatter):
         now = datetime.now(UTC).isoformat().replace('+00:00', 'Z')
         of_request = {'request_id': id_} if id_ else {}
         return self._render(
-            {'event': event, **of_request, 'level': level, **extra, 'timestamp': now, **error}
+            {'timestamp': now, 'level': level, 'event': event, **of_request, **extra, **error}
         )
 
 

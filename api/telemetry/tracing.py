@@ -76,6 +76,8 @@ class Tracing:
                 'pool_ms': round(pool_ms, 3),
                 'database_ms': round(database_ms, 3),
             }
-            log_answer(fields | ({'problem': req.problem} if req.problem else {}))
+            if req.problem:
+                fields['problem'] = req.problem
+            log_answer(fields)
         # what this thread does next is not for this request
         request_id.set(None)

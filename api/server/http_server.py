@@ -14,7 +14,7 @@ from waitress.server import TcpWSGIServer
 from api.config import Settings
 from api.server.channel import Channel
 from api.server.crew import Crew
-from api.server.listener import YIELD_S, Share, keep_out
+from api.server.listener import YIELD_S, Share
 from api.server.process import core_count
 from api.telemetry.metrics import Metrics
 
@@ -220,7 +220,6 @@ class HttpServer(TcpWSGIServer):
     def _stop_listening(self) -> None:
         if self.accepting:
             self._is_stopping, before = True, -1
-            keep_out(self.socket)
             while before < len(self._map):
                 before = len(self._map)
                 self.handle_accept()

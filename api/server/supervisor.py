@@ -18,7 +18,7 @@ from api.http.reports import Report
 from api.server.check import NotCheckedError, tell, warn
 from api.server.check_process import Check
 from api.server.http_server import CONNECTION_LIMIT
-from api.server.listener import Share, listen, url_of
+from api.server.listener import Share, keep_out, listen, url_of
 from api.server.process import (
     LONGEST_PAUSE_S,
     Child,
@@ -189,7 +189,8 @@ class Supervisor:
         """End all workers; a second signal, or shutdown_timeout_s, kills those that are left."""
         log.info('stopping')
         self._check.stop()
-        # the last worker to close the socket answers whoever came until then
+        # the last worker to close the socket answers whoever came until now
+        keep_out(self._listener)
         self._listener.close()
         deadline = time.monotonic() + self._settings.shutdown_timeout_s + LAST_WORDS_S
         children = [post.child for post in self._posts if post.child]

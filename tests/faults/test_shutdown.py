@@ -147,6 +147,20 @@ def test_no_accepted_request_is_lost_under_load(
     assert len(clients.asked) - len(lost) >= 200
 
 
+def test_worker_that_is_told_to_end_is_replaced_and_keeps_nobody_out(
+    sample_url: str, start_api: Callable
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    wait_for(lambda: len(workers(api)) == 2)
+    left, told = workers(api)
+    told.terminate()
+    wait_for(lambda: len(workers(api)) == 2 and told not in workers(api))
+    assert left in workers(api)
+    for _ in range(20):
+        assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
+    assert 'worker 2 ended with status 0' in api.output()
+
+
 def test_nobody_gets_in_who_would_be_left_behind(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
     address = ('127.0.0.1', api.port)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TextIO
 
 from api.telemetry.stderr import Stderr
 
@@ -43,7 +44,22 @@ def to_json(fields: Fields) -> str:
     return json.dumps(fields, default=repr)
 
 
+def answer_to_logfmt(of: Fields) -> str:
+    """Return what to_logfmt does, of the fields of an answer and in half the time.
+
+    Every request pays for it.
+    """
+    problem = f' problem={of["problem"]}' if 'problem' in of else ''
+    return (
+        f'timestamp={of["timestamp"]} level={of["level"]} event={of["event"]}'
+        f' request_id={logfmt_value(of["request_id"])} method={logfmt_value(of["method"])}'
+        f' route={of["route"]} status={of["status"]} bytes={of["bytes"]} total_ms={of["total_ms"]}'
+        f' pool_ms={of["pool_ms"]} database_ms={of["database_ms"]}{problem}'
+    )
+
+
 RENDERERS = {'logfmt': to_logfmt, 'json': to_json}
+ANSWER_RENDERERS = {'logfmt': answer_to_logfmt, 'json': to_json}
 
 
 class LineFormatter(logging.Formatter):
@@ -63,20 +79,29 @@ class LineFormatter(logging.Formatter):
             name: value for name, value in record.__dict__.items() if name not in OF_EVERY_RECORD
         }
         error = {'exception': self.formatException(record.exc_info)} if record.exc_info else {}
-        return self.line(record.levelname.lower(), record.getMessage(), extra, error)
+        level, event = record.levelname.lower(), record.getMessage()
+        return self._render({**beginning(level, event), **extra, **error})
 
-    def line(self, level: str, event: str, extra: Fields, error: Fields) -> str:
-        """Return the line of something that happened just now."""
-        id_ = request_id.get()
-        now = datetime.now(UTC).isoformat().replace('+00:00', 'Z')
-        of_request = {'request_id': id_} if id_ else {}
-        return self._render(
-            {'timestamp': now, 'level': level, 'event': event, **of_request, **extra, **error}
-        )
+
+def beginning(level: str, event: str) -> dict[str, object]:
+    """Return the fields that every line of what happens now begins with."""
+    now = datetime.now(UTC).isoformat().replace('+00:00', 'Z')
+    id_ = request_id.get()
+    of_request = {'request_id': id_} if id_ else {}
+    return {'timestamp': now, 'level': level, 'event': event, **of_request}
 
 
 class LineHandler(logging.StreamHandler):
-    """Hands lines to a stream that writes them soon; only the end of the process flushes it."""
+    """Hands lines to a stream that writes them soon; only the end of the process flushes it.
+
+    Args:
+        stream: The stream.
+        render_answer: Makes a line of an answer's fields.
+    """
+
+    def __init__(self, stream: TextIO, render_answer: Callable[[Fields], str]) -> None:
+        super().__init__(stream)
+        self._render_answer = render_answer
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line."""
@@ -87,7 +112,7 @@ class LineHandler(logging.StreamHandler):
 
     def write_answer(self, fields: Fields) -> None:
         """Write the line that a record with the event request would become."""
-        self.stream.write(self.formatter.line('info', 'request', fields, {}) + '\n')
+        self.stream.write(self._render_answer({**beginning('info', 'request'), **fields}) + '\n')
 
 
 class Debounce(logging.Filter):
@@ -120,7 +145,7 @@ def configure_logging(level: str, format_: str) -> None:
         format_: A key of RENDERERS.
     """
     sys.stderr = Stderr(sys.stderr.fileno())
-    handler = LineHandler(sys.stderr)
+    handler = LineHandler(sys.stderr, ANSWER_RENDERERS[format_])
     handler.addFilter(Debounce())
     handler.setFormatter(LineFormatter(RENDERERS[format_]))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # lines that wait to be written in a process: about a second of the busiest one's
 MAX_WAITING = 4096
 # how long lines are gathered before they are written at once
-GATHERING_S = 0.02
+GATHERING_S = 0.1
 FLUSH_S = 0.25
 
 

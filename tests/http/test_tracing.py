@@ -9,7 +9,13 @@ import pytest
 
 from api.config import Settings
 from api.database.sessions import Sessions
-from api.telemetry.log import RENDERERS, Debounce, LineFormatter
+from api.telemetry.log import (
+    RENDERERS,
+    Debounce,
+    LineFormatter,
+    answer_to_logfmt,
+    to_logfmt,
+)
 from api.telemetry.metrics import Metrics
 from tests.support import ApiProcess, Rows, settled_output, until, wait_for
 
@@ -185,6 +191,25 @@ def test_logfmt_quotes_what_would_be_misread(value: object, written: str) -> Non
     record = logging.makeLogRecord({'msg': 'it', 'levelname': 'INFO', 'value': value})
     line = LineFormatter(RENDERERS['logfmt']).format(record)
     assert re.fullmatch(r'timestamp=\S+Z level=info event=it value=(.*)', line)[1] == written
+
+
+@pytest.mark.parametrize('problem', [{}, {'problem': 'overloaded'}])
+def test_line_of_an_answer_is_that_of_every_other_line(problem: dict[str, str]) -> None:
+    fields = {
+        'timestamp': '2026-01-01T00:00:00.000001Z',
+        'level': 'info',
+        'event': 'request',
+        'request_id': 'a=b',
+        'method': 'A"B',
+        'route': '/venues/{venueId}/available-benefits',
+        'status': 200,
+        'bytes': 0,
+        'total_ms': 1.0,
+        'pool_ms': 0.125,
+        'database_ms': 1e-07,
+        **problem,
+    }
+    assert answer_to_logfmt(fields) == to_logfmt(fields)
 
 
 def test_traceback_is_one_line(sample_url: str) -> None:

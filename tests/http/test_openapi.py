@@ -16,9 +16,11 @@ from openapi_spec_validator import validate
 from api import OPENAPI, VERSION
 from api.app import REPORTS, create_app
 from api.config import Settings
+from api.database.sessions import Sessions
 from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.http.reports import Report
+from api.telemetry.metrics import Metrics
 from tests.pages import names, tables
 from tests.support import ROOT, ApiProcess
 
@@ -43,7 +45,8 @@ def test_document_is_valid_openapi() -> None:
 
 
 def test_routes_and_document_agree() -> None:
-    app = create_app(Settings(database_url='host=/nowhere'))
+    settings = Settings(database_url='host=/nowhere')
+    app = create_app(settings, sessions=Sessions(settings, Metrics()))
     routes = {route.path for route in inspect_routes(app)} - {'/docs/', '/docs/static/{name}'}
     kinds = {TYPE_PREFIX + kind for kind in PROBLEMS}
     assert kinds < routes

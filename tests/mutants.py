@@ -28,9 +28,16 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 # seconds after which tests that do not end have noticed
 LIMIT_S = 900
-# where the tests are that are about what is in a folder, the quickest first
+# where the tests are that are about what is in a folder, those first that notice most
 TESTS = {
-    'db/functions': ['tests/functions', '-k', 'not foreign_servers and not citus'],
+    'db/functions': [
+        'tests/functions/test_{stem}.py',
+        'tests/functions/test_plain_forms.py',
+        'tests/functions/test_wide_data.py',
+        'tests/functions/test_plans.py',
+        'tests/functions/test_partitioned.py',
+        *('-k', 'not foreign_servers and not citus'),
+    ],
     'api/http': ['tests/http', 'tests/test_function_files.py', 'tests/test_own_files.py'],
     'api/database': [
         'tests/test_function_files.py',
@@ -133,7 +140,9 @@ def is_noticed(mutant: Mutant | None, folder: Path, tests: list[str]) -> bool:
     before = path.read_bytes() if path else b''
     if path:
         path.write_text(mutant.text)
-    command = ['.venv/bin/python', '-m', 'pytest', '-x', '-q', '--timeout', '120', *tests]
+    stem = mutant.path.stem if mutant else 'top_benefits'
+    places = [place.format(stem=stem) for place in tests]
+    command = ['.venv/bin/python', '-m', 'pytest', '-x', '-q', '--timeout', '120', *places]
     environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
         finished = subprocess.run(

@@ -146,6 +146,17 @@ def test_available_benefits_probes_the_index_once_per_benefit(plans: Plans) -> N
     assert sum(node['Actual Loops'] for node in nodes) == 3
 
 
+def test_shares_of_top_benefits_are_equal(plans: Plans) -> None:
+    nodes = [n for n in plans.of('top_benefits').all() if n['Node Type'] == 'Aggregate']
+    shares = [
+        node
+        for node in nodes
+        if [child.get('Relation Name') for child in node['Plans']] == ['benefit_usage']
+    ]
+    # of 600 benefits
+    assert [node['Actual Rows'] * node['Actual Loops'] for node in shares] == [100] * 6
+
+
 @pytest.mark.parametrize('folder', [FOLDER, CITUS_FILES], ids=lambda folder: folder.name)
 def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
     connection: psycopg.Connection, plans: Plans, folder: Path

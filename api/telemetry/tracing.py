@@ -68,6 +68,7 @@ class Tracing:
         if access_log.isEnabledFor(logging.INFO):
             length = resp.content_length or len(resp.render_body() or b'')
             fields = {
+                'request_id': req.id,
                 'method': req.method,
                 'route': route,
                 'status': resp.status_code,

@@ -93,6 +93,8 @@ def test_access_log_has_one_line_with_everything_but_who(api: ApiProcess) -> Non
         ('POST', TOP, 405, TOP),
         ('GET', '/venues/x/inactivity-periods', 400, '/venues/{venueId}/inactivity-periods'),
         ('HEAD', '/live', 200, '/live'),
+        # a method that falcon refuses before it asks any middleware
+        ('WEBSOCKET', TOP, 400, '-'),
     ],
 )
 def test_every_answer_is_logged(

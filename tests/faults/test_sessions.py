@@ -48,6 +48,7 @@ def test_report_has_a_timeout_of_its_own(
         assert answer.status_code == 504
         assert answer.json()['detail'] == PROBLEMS['statement-timeout'].meaning
         assert api.get('/venues/1/inactivity-periods').status_code == 200
+    wait_for(lambda: 'level=warning event="statement cancelled: 57014"' in api.output())
 
 
 def test_report_that_is_not_there_has_no_timeout(database_url: str) -> None:
@@ -84,6 +85,7 @@ def test_statement_that_fails_twice_is_not_run_again(
     assert answer.json()['detail'] == PROBLEMS['database-unavailable'].meaning
     assert rows.connection.execute('select last_value from runs').fetchone() == (2,)
     wait_for(lambda: metric(api, 'database_retries_total') == 1)
+    wait_for(lambda: 'level=warning event="database unavailable: ' in api.output())
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(f'{function} $$ begin return true; end $$')
     assert api.get(AVAILABLE).status_code == 200

@@ -97,7 +97,7 @@ def keep_out(listener: socket.socket) -> None:
     if sys.platform == 'linux':  # struct sock_filter, and sock_fprog with one of it: see socket(7)
         keep_nothing = ctypes.create_string_buffer(struct.pack('HBBI', 0x06, 0, 0, 0))
         program = struct.pack('HP', 1, ctypes.addressof(keep_nothing))
-        with suppress(OSError):  # a sandbox may not know it
+        with suppress(OSError):  # not every system lets every user
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 

@@ -116,6 +116,8 @@ def test_malformed_timestamp(api: ApiProcess, text: str) -> None:
 def test_plus_that_became_a_space_is_explained(api: ApiProcess) -> None:
     answer = api.get(f'{INACTIVE}?timestamp=2022-10-07T12:00:00+02:00')
     assert 'write %2B for the +' in problem(answer, 'timestamp')
+    spaced = api.get(f'{INACTIVE}?timestamp=2022-10-07%2012:00:00+02:00')
+    assert 'write %2B for the +' in problem(spaced, 'timestamp')
     other = api.get(f'{INACTIVE}?timestamp=2022-10-07T12:00:00x02:00')
     assert 'write %2B for the +' not in problem(other, 'timestamp')
 

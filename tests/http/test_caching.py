@@ -68,6 +68,7 @@ def test_answers_are_compressed_from_the_configured_size_on(
         other = start_api(DATABASE_URL=sample_url, API_GZIP_MIN_BYTES=str(least))
         answer = other.get(path)
         assert answer.headers.get('content-encoding') == coding
+        assert answer.headers['etag'].endswith('-gzip"') == bool(coding)
         assert len(answer.content) == size
 
 

@@ -176,10 +176,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix='mutants-') as temporary:
         Path(temporary).chmod(0o755)  # PostgreSQL's user reads there
         for number in range(workers):
-            copies.put(Path(temporary, str(number)))
-        for folder in [Path(temporary, str(number)) for number in range(workers)]:
-            folder.mkdir()
-            copy(folder)
+            place = Path(temporary, str(number))
+            copy(place)
+            copies.put(place)
 
         def attempt(mutant: Mutant | None, tests: list[str]) -> bool:
             place = copies.get()

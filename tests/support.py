@@ -216,13 +216,14 @@ def make_slow(rows: Rows, seconds: float) -> None:
     )
 
 
-def wait_until_busy(rows: Rows) -> None:
-    """Wait until the database works on an available-benefits report."""
+def wait_until_busy(rows: Rows, report: str = 'available', count: int = 1) -> None:
+    """Wait until the database works on so many of a report, whose name begins so."""
     query = (
-        "select count(*) from pg_stat_activity where query like '/* available%'"
+        f"select count(*) from pg_stat_activity where query like '/* {report}%'"
         " and datname = current_database() and state = 'active'"
+        " and backend_type = 'client backend'"
     )
-    wait_for(lambda: rows.connection.execute(query).fetchone() != (0,))
+    wait_for(lambda: rows.connection.execute(query).fetchone()[0] >= count)
 
 
 def run_function(

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from api.app import REPORTS
-from api.database.functions import FOLDER, FunctionFileError, load_function
+from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 from api.http.parameters import http_name
 from db.embedded import EmbeddedServer
 from tests.functions.shards import CITUS_FILES
@@ -252,6 +252,11 @@ def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
             FOURTH.replace(':since::timestamptz', 'date(:since::timestamptz)'),
             'line 5: :since must stand alone in a select list',
         ),
+        (
+            FOURTH.replace('from params', 'from (select 1 as n) as one, params where n = :since::int')
+            .replace(':since::timestamptz', 'now()'),
+            'line 9: :since must stand alone in a select list',
+        ),
         (FOURTH.replace('null::text', "'100 %'::text"), 'line 9: a percent sign'),
     ],
 )
@@ -263,6 +268,28 @@ def test_file_that_does_not_hold_what_it_promises_is_refused(
         path.write_text(text)
     with pytest.raises(FunctionFileError, match=message):
         load_function(path)
+
+
+def test_parameter_may_stand_in_the_last_select_list(tmp_path: Path) -> None:
+    path = tmp_path / 'echo.sql'
+    path.write_text(
+        '-- name: echo(venue_id)^\n'
+        'with one as (select 1 as n)\n\n'
+        'select json_build_array(n) as body, :venue_id::bigint::text as missing from one;\n'
+    )
+    [bind] = load_function(path).binds
+    assert bind == Bind('venue_id', 'bigint', optional=False)
+
+
+@pytest.mark.parametrize('head', ['', '\n', '\n\n-- about\n\n\n'])
+def test_lines_of_a_statement_are_those_of_its_file(tmp_path: Path, head: str) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    path.write_text(FOURTH.replace('^\n', f'^\n{head}').replace('as (\n', 'as (\n  -- all\n'))
+    function = load_function(path)
+    file = path.read_text().splitlines()
+    statement = function.sql.replace('/* busiest_days.sql */ ', '').splitlines()
+    for number, line in zip(function.lines, statement, strict=True):
+        assert re.sub(r'%\((\w+)\)s', r':\1', line) == file[number - 1]
 
 
 @pytest.mark.parametrize(

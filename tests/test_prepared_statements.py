@@ -72,6 +72,7 @@ def test_server_names_the_file_of_every_statement(
     watching_server: EmbeddedServer, function: Function
 ) -> None:
     comment = f'/* {function.name}.sql */'
+    assert function.sql.count(comment) == 2
     with psycopg.connect(watching_server.url(), autocommit=True) as connection:
         connection.execute('create extension if not exists pg_stat_statements')
         values = dict.fromkeys((bind.name for bind in function.binds), None) | {'venue_id': 1}

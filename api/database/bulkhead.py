@@ -39,7 +39,7 @@ class Bulkhead:
         self._slow = threading.Semaphore(settings.slow_reports_at_once)
 
     def fetch(
-        self, function: Function, values: Values, timings: Timings, *, is_slow: bool = False
+        self, function: Function, values: Values, timings: Timings, *, is_slow: bool
     ) -> Answer:
         """Run a function, or wait for the answer of an identical request that runs already.
 

@@ -1,12 +1,32 @@
-"""What the database sees of a session, and how often a statement runs that fails."""
+"""What the database sees of a session, how long who waits for one, and how often what fails runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from time import monotonic
 
 import psycopg
 import pytest
 
+from api.config import Settings
+from api.database.errors import OverloadedError
+from api.database.functions import FOLDER, load_function
+from api.database.sessions import Session, Sessions
 from api.http.problems import PROBLEMS
-from tests.support import ApiProcess, Rows, make_slow, metric, reason, run_check, wait_for
+from api.telemetry.metrics import Metrics
+from api.telemetry.timings import Timings
+from tests.support import (
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    locked_uses,
+    make_slow,
+    metric,
+    reason,
+    run_check,
+    wait_for,
+    wait_until_busy,
+)
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 SETTINGS = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')
@@ -89,3 +109,65 @@ def test_statement_that_fails_twice_is_not_run_again(
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(f'{function} $$ begin return true; end $$')
     assert api.get(AVAILABLE).status_code == 200
+
+
+def test_server_cancels_in_time_and_the_session_stays(database_url: str) -> None:
+    with Session.connect(database_url, autocommit=True) as session:
+        session.set_up(Settings(statement_timeout_s=0.1))
+        for _ in range(5):
+            with pytest.raises(psycopg.errors.QueryCanceled, match='statement timeout'):
+                session.execute('select pg_sleep(60)')
+
+
+@contextmanager
+def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Callable]]:
+    """Open a pool of one session; yields it, and what fetches an answer by way of it."""
+    function = load_function(FOLDER / 'inactivity_periods.sql')
+    values = {'venue_id': 1, 'timestamp': None}
+    with closing(
+        Sessions(Settings(database_url=url, pool_size=1, **settings), Metrics(), name='one')
+    ) as sessions:
+        sessions.open()
+
+        def fetch(wait_s: float = DEADLINE_S) -> bytes:
+            return bytes(sessions.fetch(function, values, monotonic() + wait_s, Timings())[0])
+
+        yield sessions, fetch
+
+
+def test_who_has_waited_for_its_turn_already_still_gets_a_session(
+    rows: Rows, database_url: str
+) -> None:
+    with open_sessions(database_url) as (_, fetch):
+        assert fetch() == fetch(wait_s=-1) == b'[]'
+
+
+def test_sign_of_life_waits_for_a_session_as_long_as_configured(
+    rows: Rows, database_url: str
+) -> None:
+    rows.benefit(1)
+    with open_sessions(database_url, pool_timeout_s=0.5) as (sessions, fetch):
+        with ThreadPoolExecutor(1) as clients:
+            with locked_uses(database_url):
+                running = clients.submit(fetch)
+                wait_until_busy(rows, 'inactivity')
+                begun = monotonic()
+                with pytest.raises(OverloadedError):
+                    sessions.ping()
+                assert monotonic() - begun > 0.4
+            assert running.result(DEADLINE_S).startswith(b'[{')
+        sessions.ping()
+
+
+def test_statement_that_lost_its_session_waits_for_a_new_one(
+    rows: Rows, database_url: str
+) -> None:
+    # much longer than who has waited already waits
+    slow_to_connect = f'{database_url}&options=-c%20post_auth_delay%3D1'
+    with open_sessions(slow_to_connect, pool_timeout_s=DEADLINE_S) as (_, fetch):
+        assert fetch() == b'[]'
+        rows.connection.execute(
+            'select pg_terminate_backend(pid) from pg_stat_activity'
+            " where application_name = 'membership-benefits-api/one'"
+        )
+        assert fetch() == b'[]'

@@ -31,9 +31,7 @@ class Way:
         self.made_way = 0
         self._lock = threading.Lock()
         self._metrics = Metrics()
-        configured = Settings(
-            pool_size=2, statement_timeout_s=2.0 * DEADLINE_S, **settings
-        )
+        configured = Settings(pool_size=2, statement_timeout_s=2.0 * DEADLINE_S, **settings)
         self.sessions = Sessions(configured, self._metrics, name='way')
         self.sessions.open()
         stack.callback(self.sessions.close)

@@ -253,8 +253,9 @@ def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
             'line 5: :since must stand alone in a select list',
         ),
         (
-            FOURTH.replace('from params', 'from (select 1 as n) as one, params where n = :since::int')
-            .replace(':since::timestamptz', 'now()'),
+            FOURTH.replace(':since::timestamptz', 'now()').replace(
+                'from params', 'from (select 1 as n) as one, params where n = :since::bigint'
+            ),
             'line 9: :since must stand alone in a select list',
         ),
         (FOURTH.replace('null::text', "'100 %'::text"), 'line 9: a percent sign'),

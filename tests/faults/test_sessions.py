@@ -1,4 +1,4 @@
-"""What the database sees of a session, how long who waits for one, and how often what fails runs."""
+"""What the database sees of a session, who waits for one, and how often what fails is run."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,9 +159,7 @@ def test_sign_of_life_waits_for_a_session_as_long_as_configured(
         sessions.ping()
 
 
-def test_statement_that_lost_its_session_waits_for_a_new_one(
-    rows: Rows, database_url: str
-) -> None:
+def test_statement_that_lost_its_session_waits_for_a_new_one(rows: Rows, database_url: str) -> None:
     # much longer than who has waited already waits
     slow_to_connect = f'{database_url}&options=-c%20post_auth_delay%3D1'
     with open_sessions(slow_to_connect, pool_timeout_s=DEADLINE_S) as (_, fetch):

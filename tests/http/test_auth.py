@@ -69,6 +69,7 @@ def test_two_tokens_in_two_headers_are_none(guarded: ApiProcess) -> None:
         f'Bearer {TOKEN[:-1]}',
         f'Bearer {HASH}',
         f'Basic {TOKEN}',
+        f'Token {TOKEN}',
         TOKEN,
         b'Bearer \xff\xfe',
     ],
@@ -77,7 +78,7 @@ def test_anybody_else_is_told_what_is_missing(
     guarded: ApiProcess, path: str, header: str | bytes | None
 ) -> None:
     headers = {} if header is None else {'Authorization': header}
-    for method in ('GET', 'HEAD'):
+    for method in ('GET', 'HEAD', 'POST'):
         answer = guarded.client.request(method, path, headers=headers)
         assert answer.status_code == 401
         assert answer.headers['www-authenticate'] == 'Bearer realm="membership-benefits"'

@@ -155,7 +155,9 @@ def test_unknown_parameter(api: ApiProcess, path: str, parameter: str, allowed: 
     answer = api.get(path)
     assert answer.status_code == 400
     assert answer.json().get('parameter', '') == parameter
-    assert allowed in answer.json()['detail']
+    detail = answer.json()['detail']
+    assert detail.startswith(f'there is no parameter {parameter}; ')
+    assert allowed in detail
 
 
 def test_good_input_does_reach_for_the_database(api: ApiProcess) -> None:

@@ -105,7 +105,9 @@ def test_etag_changes_with_the_bytes(
 def test_cache_control_fits_the_answer(
     configured_api: ApiProcess, path: str, expected: str
 ) -> None:
-    assert configured_api.get(path).headers['cache-control'] == expected
+    headers = configured_api.get(path).headers
+    assert headers['cache-control'] == expected
+    assert ('etag' in headers) == (expected != 'no-store')
 
 
 @pytest.fixture(scope='module')
@@ -171,9 +173,10 @@ def test_cors_preflight(configured_api: ApiProcess) -> None:
 def test_root_varies_by_accept(api: ApiProcess) -> None:
     browser = api.get('/', headers={'Accept': 'text/html,application/xhtml+xml,*/*;q=0.8'})
     assert (browser.status_code, browser.headers['location']) == (302, '/docs')
-    program = api.get('/')
+    program, picture = api.get('/'), api.get('/', headers={'Accept': 'image/png'})
     assert program.json()['reports'][0] == TOP
-    for answer in (browser, program):
+    assert picture.json() == program.json()
+    for answer in (browser, program, picture):
         assert answer.headers['vary'] == 'Accept'
 
 

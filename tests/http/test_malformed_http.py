@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from api.http.problems import problem_of_status
 from tests.pages import tables
 from tests.support import DEADLINE_S, ApiProcess
 
@@ -208,3 +209,16 @@ def test_refusal_arrives_although_the_request_is_not_read_to_its_end(api: ApiPro
             answer += chunk
         connection.sendall(b'x')  # who was told keeps no state
     assert answer.startswith(b'HTTP/1.1 413 ')
+
+
+@pytest.mark.parametrize(
+    ('status', 'kind'),
+    [
+        (402, 'invalid-request'),
+        (499, 'invalid-request'),
+        (502, 'internal-error'),
+        (599, 'internal-error'),
+    ],
+)
+def test_status_without_a_kind_of_its_own_gets_the_nearest(status: int, kind: str) -> None:
+    assert problem_of_status(status).kind == kind

@@ -224,12 +224,15 @@ def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signa
             cwd=ROOT,
             env=clean_environment()
             | {'DATABASE_URL': f'host=127.0.0.1 port={port}', 'API_CONNECT_TIMEOUT_S': '60'}
-            | {'TMPDIR': str(tmp_path)},
+            | {'TMPDIR': str(tmp_path), 'PYTHONFAULTHANDLER': '1'},
         )
         silent.settimeout(DEADLINE_S)
-        with silent.accept()[0]:  # it waits for the database to say something
-            starting.send_signal(number)
-            assert starting.wait(DEADLINE_S) == 0
+        try:
+            with silent.accept()[0]:  # it waits for the database to say something
+                starting.send_signal(number)
+                assert starting.wait(DEADLINE_S) == 0
+        finally:
+            starting.send_signal(signal.SIGABRT)  # prints where it is, if it is still there
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@
 #   GENERIC=1   explain the generic plan        OUT=plan.json PICTURE=plan.html   where explain writes the plan
 #   SECONDS=3 CLIENTS=1   how long and how many pgbench runs
 #   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
-#   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   how many mistakes make mutants makes, which, where
+#   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   make mutants: mistakes per folder, which, where
 # For make bench: how many uses and venues are loaded, the fewer uses of growth, how long one HTTP measurement takes and
 # how often it is made, what is measured or drawn, other PostgreSQLs for versions, the folder of figures and pictures
 #   USAGES=20000000   VENUES=10000   GROWTH='20000 2000000'   SECONDS=3   ROUNDS=5
@@ -54,7 +54,7 @@ install: .venv/installed ## Install the locked packages in .venv
 run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
 	@$(RUN) --requests $(BIN)/python -m api
 
-dev: .venv/installed ## As run, and an edited .sql or .py file is live on the next request
+dev: .venv/installed ## As run, and an edited .sql file is live on the next request, a .py file a second later
 	@$(RUN) --requests $(BIN)/python -m api.server.dev
 
 test: .venv/installed ## Run the tests but the slow ones (T=tests/functions: all that are there)

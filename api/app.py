@@ -42,12 +42,14 @@ def load_reports(settings: Settings) -> dict[Report, Function]:
     """Load the file of every report.
 
     Raises:
-        ConfigError: The settings limit a report that is not there.
+        ConfigError: The settings limit a report that is not there, or may limit none.
         FunctionFileError: A file or folder is missing, or a file does not fit its path.
     """
     if unknown := settings.report_timeouts_s.keys() - {report.function for report in REPORTS}:
         known = ', '.join(report.function for report in REPORTS)
         raise ConfigError(f'report_timeouts_s: {min(unknown)} is none of {known}')
+    if settings.report_timeouts_s and not settings.session_settings:
+        raise ConfigError('report_timeouts_s: must be empty where session_settings is false')
     for folder in settings.functions:
         try:
             Path(folder, '..').stat()  # for which one must be allowed to look into the folder
@@ -86,8 +88,7 @@ def create_app(
     Args:
         settings: The service's settings; by default those of the environment.
         reports: What is served, and the loaded files; by default loaded now.
-        sessions: Where answers come from; by default on the database that the settings name,
-            opened.
+        sessions: Where answers come from; by default on the database that the settings name.
         metrics: What `/metrics` shows; by default this application's own.
         make_way: Called by a thread that is about to wait, so that others are served meanwhile.
 
@@ -98,9 +99,7 @@ def create_app(
     settings = settings or load_settings()
     reports = reports or load_reports(settings)
     metrics = metrics or Metrics()
-    if sessions is None:
-        sessions = Sessions(settings, metrics)
-        sessions.open()
+    sessions = sessions or Sessions(settings, metrics)
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing(metrics)])
     if settings.cors_origins:

@@ -10,8 +10,9 @@ with recommended (table_name, column_names) as (
     ('benefit_usage', array['personId', 'benefitId', 'usageTimestamp'])
 ),
 
--- one row per not partial index of a table that the search path finds; invalid is one whose build was
--- interrupted, and on Citus one that indexes.sql found there
+-- one row per btree index of all rows of a table that the search path finds, with the columns by which it is
+-- sorted, null for an expression; invalid is one whose build was interrupted, and on Citus one that
+-- indexes.sql found there
 present as (
     select
         pg_class.relname as table_name,
@@ -20,17 +21,21 @@ present as (
         array(
             select pg_attribute.attname::text as attname
             from unnest(pg_index.indkey) with ordinality as parts (column_no, part_no)
-            inner join pg_attribute
+            left join pg_attribute
                 on
                     pg_attribute.attrelid = pg_index.indrelid
                     and parts.column_no = pg_attribute.attnum
+            where parts.part_no <= pg_index.indnkeyatts
             order by parts.part_no
         ) as column_names
     from pg_index
     inner join pg_class on pg_index.indrelid = pg_class.oid
+    inner join pg_class as of_index on pg_index.indexrelid = of_index.oid
+    inner join pg_am on of_index.relam = pg_am.oid
     where
         pg_table_is_visible(pg_class.oid)
         and pg_index.indpred is null
+        and pg_am.amname = 'btree'
 ),
 
 -- one row per recommended index: whether there is a valid one, and the name of one that is not. An index that

@@ -1,5 +1,5 @@
 -- The role for the service, with no more rights than the reports need. Run it with psql, as the owner of the
--- tables with CREATEROLE or as a superuser; running it again changes nothing:
+-- tables with CREATEROLE or as a superuser. Run again, it only grants; limit and settings stay as they are:
 --
 --   psql "$ADMIN_URL" -v ON_ERROR_STOP=1 -f db/readonly_role.sql
 --
@@ -8,23 +8,21 @@
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'membership_benefits_api') then
-        create role membership_benefits_api;
+        -- the service opens at most workers (one per core) times pool_size (4) connections, one more when it
+        -- starts, and twice as many while a new instance takes over. This is for eight cores; more cores or hosts
+        -- need more
+        create role membership_benefits_api login connection limit 66;
+        -- defaults of its sessions. A session can change them: the grants are what keeps it from writing
+        alter role membership_benefits_api set default_transaction_read_only = on;
+        alter role membership_benefits_api set statement_timeout = '5s';
+        alter role membership_benefits_api set timezone = 'UTC';
+        -- the service leaves no transaction open; idle_session_timeout is not set, since idle sessions are its pool
+        alter role membership_benefits_api set idle_in_transaction_session_timeout = '10s';
     end if;
     -- everybody may connect to a new database; where that was taken back, the role needs it
     execute format('grant connect on database %I to membership_benefits_api', current_database());
 end
 $$;
-
--- the service opens at most workers (one per core) times pool_size (4) connections, one more when it starts,
--- and twice as many while a new instance takes over. This is for eight cores; more cores or hosts need more
-alter role membership_benefits_api login connection limit 66;
-
--- defaults of its sessions. A session can change them: the grants below are what keeps it from writing
-alter role membership_benefits_api set default_transaction_read_only = on;
-alter role membership_benefits_api set statement_timeout = '5s';
-alter role membership_benefits_api set timezone = 'UTC';
--- the service leaves no transaction open; idle_session_timeout is not set, since idle sessions are its pool
-alter role membership_benefits_api set idle_in_transaction_session_timeout = '10s';
 
 -- no report reads a person's name; usage of the schema is everybody's already where an admin cannot grant it,
 -- which is then a warning

@@ -130,23 +130,20 @@ def mutants(folder: str) -> list[Mutant]:
 
 def copy(folder: Path) -> None:
     """Copy what the tests need into a folder: the project's files, and its environment."""
-    listed = subprocess.run(
-        ['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.split('\0')[:-1]:
+    command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(lambda name: (ROOT / name).exists(), listed.stdout.split('\0')[:-1]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     shutil.copytree(ROOT / '.venv', folder / '.venv', symlinks=True)
 
 
-def is_noticed(mutant: Mutant | None, folder: Path, tests: list[str]) -> bool:
-    """Tell whether tests fail in a copy with a mutant, or as it is."""
-    path = folder / mutant.path if mutant else None
-    before = path.read_bytes() if path else b''
-    if path:
-        path.write_text(mutant.text)
-    stem = mutant.path.stem if mutant else 'top_benefits'
-    places = [place.format(stem=stem) for place in tests]
+def is_noticed(mutant: Mutant, folder: Path, tests: list[str]) -> bool:
+    """Tell whether tests fail in a copy with a mutant."""
+    path = folder / mutant.path
+    before = path.read_bytes()
+    path.write_text(mutant.text)
+    places = [place.format(stem=path.stem) for place in tests]
     command = ['.venv/bin/python', '-m', 'pytest', '-x', '-q', '--timeout', '120', *places]
     environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
@@ -164,8 +161,7 @@ def is_noticed(mutant: Mutant | None, folder: Path, tests: list[str]) -> bool:
     except subprocess.TimeoutExpired:
         return True
     finally:
-        if path:
-            path.write_bytes(before)
+        path.write_bytes(before)
 
 
 def main() -> int:
@@ -185,7 +181,7 @@ def main() -> int:
             copy(place)
             copies.put(place)
 
-        def attempt(mutant: Mutant | None, tests: list[str]) -> bool:
+        def attempt(mutant: Mutant, tests: list[str]) -> bool:
             place = copies.get()
             try:
                 return is_noticed(mutant, place, tests)
@@ -193,13 +189,14 @@ def main() -> int:
                 copies.put(place)
 
         for folder in arguments.folders:
-            tests = TESTS[folder]
-            if attempt(None, tests):
-                print(f'error: the tests of {folder} fail as it is', file=sys.stderr)
-                return 1
-            found = mutants(folder)
+            tests, found = TESTS[folder], mutants(folder)
             chosen = chance.sample(found, min(arguments.count, len(found)))
+            paths = {mutant.path for mutant in chosen} if '{stem}' in tests[0] else {found[0].path}
+            unchanged = [Mutant(path, (ROOT / path).read_text()) for path in sorted(paths)]
             with ThreadPoolExecutor(workers) as pool:
+                if any(pool.map(lambda mutant, tests=tests: attempt(mutant, tests), unchanged)):
+                    print(f'error: the tests of {folder} fail as it is', file=sys.stderr)
+                    return 1
                 tried = pool.map(lambda mutant, tests=tests: attempt(mutant, tests), chosen)
                 noticed = list(tqdm(tried, desc=folder, total=len(chosen), unit=' mutants'))
             print(

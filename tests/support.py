@@ -284,7 +284,12 @@ class ApiProcess:
             )
         # a quiet log does not tell the port: such a test chooses it
         is_quiet = 'API_LOG_LEVEL' in environment
-        self.port = self._wait_for_port(environment['API_PORT'] if is_quiet else '0')
+        try:
+            self.port = self._wait_for_port(environment['API_PORT'] if is_quiet else '0')
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
         self.url = f'http://127.0.0.1:{self.port}'
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 

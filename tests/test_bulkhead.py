@@ -31,11 +31,12 @@ class Way:
         self.made_way = 0
         self._lock = threading.Lock()
         self._metrics = Metrics()
-        configured = Settings(pool_size=2, statement_timeout_s=2.0 * DEADLINE_S, **settings)
-        self.sessions = Sessions(configured, self._metrics, name='way')
-        self.sessions.open()
-        stack.callback(self.sessions.close)
-        self._bulkhead = Bulkhead(self.sessions, configured, self._metrics, self._make_way)
+        configured = Settings(
+            pool_size=2, pool_min_size=2, statement_timeout_s=2.0 * DEADLINE_S, **settings
+        )
+        sessions = Sessions(configured, self._metrics, name='way')
+        stack.callback(sessions.close)
+        self._bulkhead = Bulkhead(sessions, configured, self._metrics, self._make_way)
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def _make_way(self) -> None:
@@ -61,8 +62,12 @@ def way(rows: Rows, url: str, **settings: object) -> Iterator[Way]:
     """Build it for the block of a with statement."""
     rows.benefit(1)
     rows.people(2, 3, 4)
+    query = "select count(*) from pg_stat_activity where application_name like '%/way'"
+    query += ' and datname = current_database()'
     with ExitStack() as stack:
-        yield Way(stack, database_url=url, **settings)
+        built = Way(stack, database_url=url, **settings)
+        wait_for(lambda: rows.connection.execute(query).fetchone() == (2,))
+        yield built
 
 
 def test_only_who_finds_no_connection_makes_way_and_one_too_many_is_refused(
@@ -104,6 +109,25 @@ def test_who_waits_for_an_identical_request_makes_way(rows: Rows, database_url: 
             wait_for(lambda: built.made_way == 1)
             assert built.has_shared(1)
         assert first.result(DEADLINE_S) is second.result(DEADLINE_S)
+
+
+def test_who_waits_aside_leaves_the_connections_to_the_others(
+    rows: Rows, database_url: str
+) -> None:
+    with way(rows, database_url, pool_max_waiting=1) as built:
+        with locked_uses(database_url):
+            slow = [built.begin(1, is_slow=True)]
+            wait_until_busy(rows)
+            slow.append(built.begin(1, is_slow=True))
+            wait_for(lambda: built.made_way == 1)
+            for person in (1, 2):  # an identical one, and one that waits for its turn
+                with pytest.raises(OverloadedError):
+                    built.ask(person, is_slow=True)
+            quick = built.begin(3)
+            wait_until_busy(rows, count=2)
+        for answer in (*slow, quick):
+            assert answer.result(DEADLINE_S)[1] is None
+        assert built.made_way == 1
 
 
 def test_who_waits_among_the_slow_makes_way_and_waits_no_longer_than_configured(

@@ -1,4 +1,4 @@
-"""`make dev`: an edited file is live on the next request, and a broken one changes nothing."""
+"""`make dev`: an edited file is live, SQL on the next request, and a broken one changes nothing."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A crowd that asks for a sign of life costs no more than one of them, and waits for nobody."""
+"""A crowd that asks for a sign of life costs no more than one of them, and does not wait."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,38 +23,44 @@ class Database:
         assert self.answers.wait(DEADLINE_S)
 
 
-def test_crowd_that_is_there_first_waits_for_the_answer_to_one(
+def test_while_one_asks_the_others_go_on_with_what_was_known_for_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(probe, 'HOLDS_S', 2.0 * DEADLINE_S)
-    database = Database()
-    shared = probe.Probe(database.ask)
-    with ThreadPoolExecutor(8) as crowd:
-        pings = [crowd.submit(shared.ping) for _ in range(8)]
-        wait_for(lambda: database.asked == 1)
-        database.answers.set()
-        assert [ping.result(DEADLINE_S) for ping in pings] == [None] * 8
-    assert database.asked == 1
-
-
-def test_who_comes_while_one_asks_goes_on_with_what_was_known() -> None:
+    monkeypatch.setattr(probe, 'HOLDS_S', 0.0)
     database = Database()
     database.answers.set()
     shared = probe.Probe(database.ask)
     shared.ping()
     database.answers.clear()
-    with ThreadPoolExecutor(2) as crowd:
+    with ThreadPoolExecutor(1) as crowd:
         try:
-            for _ in until():
-                if database.asked == 2:
-                    break
-                crowd.submit(shared.ping)
-            # each would wait for a moment or for ever if it waited
-            others = crowd.submit(lambda: [shared.ping() for _ in range(2 * DEADLINE_S)])
-            assert others.result(DEADLINE_S) == [None] * 2 * DEADLINE_S
-            assert database.asked == 2
+            asking = crowd.submit(shared.ping)
+            wait_for(lambda: database.asked == 2)
+            monkeypatch.setattr(probe, 'HOLDS_S', 2.0 * DEADLINE_S)
+            assert [shared.ping() for _ in range(8)] == [None] * 8
+            monkeypatch.setattr(probe, 'HOLDS_S', 0.0)
+            for _ in range(8):
+                with pytest.raises(UnavailableError, match='silent'):
+                    shared.ping()
         finally:
+            monkeypatch.setattr(probe, 'HOLDS_S', 2.0 * DEADLINE_S)
             database.answers.set()
+    assert asking.result(DEADLINE_S) is None
+    shared.ping()
+    assert database.asked == 2
+
+
+def test_until_the_first_answer_nobody_is_told_that_all_is_well() -> None:
+    database = Database()
+    shared = probe.Probe(database.ask)
+    with ThreadPoolExecutor(1) as crowd:
+        first = crowd.submit(shared.ping)
+        wait_for(lambda: database.asked == 1)
+        with pytest.raises(UnavailableError):
+            shared.ping()
+        database.answers.set()
+        assert first.result(DEADLINE_S) is None
+    shared.ping()
 
 
 def test_answer_holds_for_a_moment_and_no_longer() -> None:

@@ -27,14 +27,17 @@ WRITES = [
 CREATIONS = ['create table made (id integer)', 'create temporary table made (id integer)']
 
 
+def run_file(server: EmbeddedServer, database_url: str) -> None:
+    run(program(server, 'psql'), database_url, '-X', '-v', 'ON_ERROR_STOP=1', '-f', str(FILE))
+
+
 @pytest.fixture
 def role_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
     """Return the URL of the test's database for the role, made by the file, which runs twice."""
     rows.benefit(1)
     rows.uses(1, '2024-07-01')
-    command = [program(server, 'psql'), database_url, '-X', '-v', 'ON_ERROR_STOP=1']
-    run(*command, '-f', str(FILE))
-    run(*command, '-f', str(FILE))
+    run_file(server, database_url)
+    run_file(server, database_url)
     yield database_url.replace('postgres@', f'{ROLE}@')
     rows.connection.execute(f'drop owned by {ROLE}')
     rows.connection.execute(f'drop role {ROLE}')
@@ -61,6 +64,21 @@ def test_role_gets_all_reports(role_url: str, tmp_path: Path) -> None:
         assert api.get('/ready').status_code == 200
     finally:
         api.stop()
+
+
+def test_file_that_runs_again_grants_and_leaves_what_a_dba_changed(
+    server: EmbeddedServer, rows: Rows, database_url: str, role_url: str
+) -> None:
+    rows.connection.execute(f'alter role {ROLE} connection limit 200')
+    rows.connection.execute(f"alter role {ROLE} set statement_timeout = '1min'")
+    rows.connection.execute(f'revoke select on venue from {ROLE}')
+    run_file(server, database_url)
+    with psycopg.connect(role_url) as connection:
+        found = connection.execute(
+            "select rolconnlimit, current_setting('statement_timeout'),"
+            " has_table_privilege('venue', 'select') from pg_roles where rolname = current_user"
+        ).fetchone()
+    assert found == (200, '1min', True)
 
 
 def test_check_finds_what_is_not_granted(rows: Rows, role_url: str) -> None:

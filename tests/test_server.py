@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from api.server.check import MISSING_INDEXES
 from tests.support import (
     DEADLINE_S,
     ApiProcess,
@@ -82,6 +83,25 @@ def test_missing_index_is_one_warning(
     assert warning.endswith(f'see db/indexes.sql: {named}"')
 
 
+@pytest.mark.parametrize(
+    'unfit',
+    [
+        '("benefitId") include ("usageTimestamp")',
+        '(abs(id), "benefitId", "usageTimestamp")',
+        '("benefitId", "usageTimestamp") where id > 7',
+        'using brin ("benefitId", "usageTimestamp")',
+        '("usageTimestamp", "benefitId")',
+    ],
+)
+def test_index_that_does_not_sort_by_the_columns_does_not_count(
+    rows: Rows, database_url: str, unfit: str
+) -> None:
+    rows.connection.execute('drop index benefit_usage_benefit_id_usage_timestamp_idx')
+    rows.connection.execute(f'create index on benefit_usage {unfit}')
+    [[missing]] = rows.connection.execute(MISSING_INDEXES.read_bytes()).fetchall()
+    assert missing == 'benefit_usage (benefitId, usageTimestamp)'
+
+
 def test_invalid_index_is_a_warning_that_tells_how_to_mend_it(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
@@ -101,7 +121,7 @@ def test_indexes_that_are_there_or_longer_give_no_warning(
     rows: Rows, database_url: str, start_api: Callable
 ) -> None:
     rows.connection.execute('drop index benefit_venue_id_idx')
-    rows.connection.execute('create index on benefit ("venueId", title)')
+    rows.connection.execute('create index on benefit ("venueId", lower(title))')
     assert 'level=warning' not in start_api(DATABASE_URL=database_url).output()
 
 

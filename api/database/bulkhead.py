@@ -1,11 +1,13 @@
 """What keeps one kind of request from starving the others (Nygard, Release It!: bulkheads).
 
-Identical requests share one answer, few slow ones run at once, and one too many is refused.
+Identical requests share one answer, few slow ones run at once, and one too many is refused. Who
+waits for another's answer or for a turn leaves as many places as there are sessions.
 """
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from threading import Semaphore
 from time import monotonic
 
 from api.config import Settings
@@ -32,11 +34,11 @@ class Bulkhead:
         self._sessions = sessions
         self._metrics = metrics
         self._make_way = make_way
-        self._settings = settings
-        self._inside = 0
-        self._lock = threading.Lock()
+        self._timeout_s = settings.pool_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
-        self._slow = threading.Semaphore(settings.slow_reports_at_once)
+        self._places = Semaphore(settings.pool_size + settings.pool_max_waiting)
+        self._places_aside = Semaphore(settings.pool_max_waiting)
+        self._slow = Semaphore(settings.slow_reports_at_once)
 
     def fetch(
         self, function: Function, values: Values, timings: Timings, *, is_slow: bool
@@ -52,46 +54,50 @@ class Bulkhead:
         Raises:
             DatabaseError: There is no answer.
         """
-        with self._lock:
-            if self._inside == self._settings.pool_size + self._settings.pool_max_waiting:
-                raise OverloadedError('overloaded')
-            self._inside += 1
-        try:
-            if self._inside > self._settings.pool_size:
-                self._make_way()
-            return self._share(function, values, timings, is_slow)
-        finally:
-            with self._lock:
-                self._inside -= 1
+        with taken(self._places):
+            key = (function.name, *values.values())
+            mine: Future[Answer] = Future()
+            first = self._running.setdefault(key, mine)
+            if first is not mine:
+                with self._aside(timings):  # as long as the first, whose every wait has a limit
+                    self._metrics.shared.inc()
+                    return first.result()
+            try:
+                deadline = monotonic() + self._timeout_s
+                with self._turn(deadline, timings) if is_slow else nullcontext():
+                    if self._sessions.are_all_lent():
+                        self._make_way()
+                    mine.set_result(self._sessions.fetch(function, values, deadline, timings))
+            except BaseException as ex:  # noqa: BLE001 - raised to all who wait for it, here too
+                mine.set_exception(ex)
+            finally:
+                del self._running[key]
+            return mine.result()
 
-    def _share(self, function: Function, values: Values, timings: Timings, is_slow: bool) -> Answer:
-        key = (function.name, *values.values())
-        mine: Future[Answer] = Future()
-        first = self._running.setdefault(key, mine)
-        if first is not mine:
-            self._metrics.shared.inc()
-            self._make_way()
-            with timings.waiting():  # as long as the first one, whose every wait has a limit
-                return first.result()
-        deadline = monotonic() + self._settings.pool_timeout_s
-        run = self._run_slow if is_slow else self._sessions.fetch
-        try:
-            mine.set_result(run(function, values, deadline, timings))
-        except BaseException as ex:  # noqa: BLE001 - raised to all who wait for it, here too
-            mine.set_exception(ex)
-        finally:
-            del self._running[key]
-        return mine.result()
-
-    def _run_slow(
-        self, function: Function, values: Values, deadline: float, timings: Timings
-    ) -> Answer:
-        with timings.waiting():
-            if not self._slow.acquire(blocking=False):
-                self._make_way()
+    @contextmanager
+    def _turn(self, deadline: float, timings: Timings) -> Iterator[None]:
+        if not self._slow.acquire(blocking=False):
+            with self._aside(timings):
                 if not self._slow.acquire(timeout=deadline - monotonic()):
                     raise OverloadedError('overloaded')
         try:
-            return self._sessions.fetch(function, values, deadline, timings)
+            yield
         finally:
             self._slow.release()
+
+    @contextmanager
+    def _aside(self, timings: Timings) -> Iterator[None]:
+        with taken(self._places_aside), timings.waiting():
+            self._make_way()
+            yield
+
+
+@contextmanager
+def taken(places: Semaphore) -> Iterator[None]:
+    """Take one of some places, or refuse the request at once."""
+    if not places.acquire(blocking=False):
+        raise OverloadedError('overloaded')
+    try:
+        yield
+    finally:
+        places.release()

@@ -1,6 +1,7 @@
 """Whether the database answers: one at a time asks it, and for a moment all know."""
 
 from collections.abc import Callable
+from math import inf
 from threading import Lock
 from time import monotonic
 
@@ -15,23 +16,24 @@ class Probe:
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
         self._failure: DatabaseError | None = UnavailableError('database not asked yet')
-        self._first_at = self._expires_at = 0.0
+        self._expires_at = 0.0
         self._asking = Lock()
+        self._asking_since = inf
 
     def ping(self) -> None:
-        """Raise what is known to be wrong; who comes first after HOLDS_S asks, the others go on."""
-        self._first_at = self._first_at or monotonic()
-        # in the first moment nobody knows anything; to wait for longer would use up the threads
-        wait_s = max(self._first_at + HOLDS_S - monotonic(), 0)
-        if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
+        """Raise what is wrong, or was HOLDS_S ago; meanwhile who comes first asks again."""
+        if monotonic() > self._expires_at and self._asking.acquire(blocking=False):
+            self._asking_since = monotonic()
             try:
-                if monotonic() > self._expires_at:
-                    self._ask()
-                    self._failure = None
+                self._ask()
+                self._failure = None
             except DatabaseError as ex:
                 self._failure = ex
             finally:
                 self._expires_at = monotonic() + HOLDS_S
+                self._asking_since = inf
                 self._asking.release()
+        if monotonic() > self._asking_since + HOLDS_S:
+            raise UnavailableError('database silent')
         if failure := self._failure:
             raise type(failure)(str(failure))

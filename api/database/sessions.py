@@ -84,7 +84,7 @@ class Session(psycopg.Connection):
         self.adapters.register_dumper(int, Int8Dumper)
 
     def limit(self, settings: Settings, report: str = '') -> None:
-        """Let statements take as many seconds as those of a report may."""
+        """Let statements take as many seconds as those of a report, or of none, may."""
         timeout_s = settings.report_timeouts_s.get(report, settings.statement_timeout_s)
         self.patience_s = timeout_s + GRACE_S
         if settings.session_settings and timeout_s != self.timeout_s:
@@ -93,7 +93,7 @@ class Session(psycopg.Connection):
 
 
 class Sessions:
-    """A pool of read-only sessions.
+    """A pool of read-only sessions; does not wait and does not fail when there is no database yet.
 
     Args:
         settings: Where the database is and how long to wait for it.
@@ -120,16 +120,16 @@ class Sessions:
             reconnect_failed=ConnectionPool.check,
             configure=lambda session: session.set_up(settings),
             name=f'{APPLICATION_NAME}/{name}',
-            open=False,
+            open=True,
         )
-
-    def open(self) -> None:
-        """Start connecting; does not wait and does not fail when there is no database yet."""
-        self._pool.open()
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+
+    def are_all_lent(self) -> bool:
+        """Tell whether who asks now has to wait."""
+        return len(self._lent) == self._pool.max_size
 
     def publish_figures(self) -> None:
         """Tell the metrics how the pool is."""
@@ -140,22 +140,15 @@ class Sessions:
     ) -> Answer:
         """Run a function in one round trip; prepared when a connection runs it first.
 
-        Args:
-            function: What to run.
-            values: A value for each of its binds.
-            deadline: Until when to wait for a connection, by time.monotonic().
-            timings: Where to add the time that this takes.
-
-        Raises:
-            DatabaseError: There is no answer.
+        It takes what Bulkhead.fetch does and raises the same; the deadline is until when to wait
+        for a connection, by time.monotonic().
         """
 
         def run(session: Session) -> Answer:
-            session.limit(self._settings, function.name)
             return session.execute(function.sql, values, prepare=self._settings.prepare).fetchone()
 
         try:
-            return self._read(run, deadline, timings)
+            return self._read(run, function.name, deadline, timings)
         except psycopg.errors.QueryCanceled as ex:
             self._metrics.timeouts.inc()
             raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
@@ -165,18 +158,14 @@ class Sessions:
             raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
 
     def ping(self) -> None:
-        """Ask the database for a sign of life.
-
-        Raises:
-            DatabaseError: It gives none, or all connections stayed in use for too long.
-        """
+        """Ask the database for a sign of life; raises a DatabaseError if it gives none in time."""
         deadline = monotonic() + self._settings.pool_timeout_s
         try:
-            self._read(lambda session: session.execute('select'), deadline, Timings())
+            self._read(lambda session: session.execute('select'), '', deadline, Timings())
         except psycopg.Error as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
 
-    def _read(self, run: Callable[[Session], Any], deadline: float, timings: Timings) -> Any:
+    def _read(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         """Run a statement that only reads, once more if it was not its fault that it failed.
 
         A connection that turns out to be broken costs no request: all that were made before are
@@ -184,7 +173,7 @@ class Sessions:
         standby cancelled to keep up, or PostgreSQL to end a deadlock, runs once more as well.
         """
         try:
-            return self._read_once(run, deadline, timings)
+            return self._read_once(run, report, deadline, timings)
         except ConnectionLostError:
             self._pool.drain()
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
@@ -192,20 +181,21 @@ class Sessions:
         self._metrics.retries.inc()
         # the statement may have taken all the time that there was for waiting
         deadline = monotonic() + self._settings.pool_timeout_s
-        return self._read_once(run, deadline, timings)
+        return self._read_once(run, report, deadline, timings)
 
-    def _read_once(self, run: Callable[[Session], Any], deadline: float, timings: Timings) -> Any:
+    def _read_once(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         with timings.waiting():
             try:
                 session = self._pool.getconn(max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S))
             except PoolTimeout:
                 # not all are lent, so the reason for waiting is that no more can be made
-                if len(self._lent) < self._pool.max_size:
+                if not self.are_all_lent():
                     raise
                 raise OverloadedError('overloaded') from None
         self._lent.add(session)
         begun = perf_counter()
         try:
+            session.limit(self._settings, report)
             return run(session)
         except psycopg.OperationalError as ex:
             # a session outlives its parallel workers, but who has ended one may end it next

@@ -10,12 +10,12 @@ from api.http.problems import Problem
 
 BIGINT_MAX = 2**63 - 1
 DIGITS = re.compile(r'[0-9]{1,19}')
-# a year, a month with its longest days, a time, an offset; openapi.json shows the same pattern
+# a year, a month with its longest days, a time up to nanoseconds, an offset
 TIMESTAMP = re.compile(
     r'(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-'
     r'((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)'
     r'|02-(0[1-9]|[12][0-9]))'
-    r'([Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]{1,6})?)?'
+    r'([Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]{1,9})?)?'
     r'([Zz]|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?'
 )
 

@@ -66,7 +66,6 @@ class Worker:
             beat: Gives a sign of life to the parent, and tells whether that is there.
         """
         self._receive_signals()
-        self._sessions.open()
         while not self._has_ended():
             self._crew.watch(self._server.run_once)
             self._publish()

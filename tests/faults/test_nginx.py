@@ -128,11 +128,11 @@ def start_proxy(start_api: Callable[..., ApiProcess]) -> Iterator[Callable[[ApiP
 
 def asked(api: ApiProcess) -> list[str]:
     """Return the lines of the API's log about reports."""
-    return [
+    return sorted(  # each begins with its time, and each worker writes its own when it can
         line
         for line in settled_output(api).splitlines()
         if ' event=request ' in line and ' route=/venues/' in line
-    ]
+    )
 
 
 def wait_until_held_up(rows: Rows) -> None:
@@ -371,7 +371,7 @@ def test_tokens_keep_everything_out_of_the_cache(
 
 def test_without_tls_there_is_only_the_way_to_tls(pair: tuple[ApiProcess, Proxy]) -> None:
     api, proxy = pair
-    before = api.output()
+    before = settled_output(api)
     for path in (AVAILABLE, '/metrics', '/docs'):
         answer = httpx.get(proxy.plain_url + path, headers={'Host': NAME})
         assert answer.status_code == 308

@@ -77,6 +77,12 @@ def test_report_that_is_not_there_has_no_timeout(database_url: str) -> None:
     assert reason(checked) == f'error: report_timeouts_s: worst_benefits is none of {reports}'
 
 
+def test_report_has_no_timeout_of_its_own_where_sessions_are_not_set(database_url: str) -> None:
+    settings = {'API_REPORT_TIMEOUTS_S': '{top_benefits = 9}', 'API_SESSION_SETTINGS': 'false'}
+    message = 'report_timeouts_s: must be empty where session_settings is false'
+    assert reason(run_check(database_url, **settings)) == f'error: {message}'
+
+
 @pytest.mark.parametrize(
     'failure',
     [
@@ -127,7 +133,6 @@ def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Call
     with closing(
         Sessions(Settings(database_url=url, pool_size=1, **settings), Metrics(), name='one')
     ) as sessions:
-        sessions.open()
 
         def fetch(wait_s: float = DEADLINE_S) -> bytes:
             return bytes(sessions.fetch(function, values, monotonic() + wait_s, Timings())[0])
@@ -164,8 +169,8 @@ def test_statement_that_lost_its_session_waits_for_a_new_one(rows: Rows, databas
     slow_to_connect = f'{database_url}&options=-c%20post_auth_delay%3D1'
     with open_sessions(slow_to_connect, pool_timeout_s=DEADLINE_S) as (_, fetch):
         assert fetch() == b'[]'
-        rows.connection.execute(
-            'select pg_terminate_backend(pid) from pg_stat_activity'
-            " where application_name = 'membership-benefits-api/one'"
-        )
-        assert fetch() == b'[]'
+        name = "application_name = 'membership-benefits-api/one' and datname = current_database()"
+        ours = f'from pg_stat_activity where {name}'
+        rows.connection.execute(f'select pg_terminate_backend(pid) {ours}')
+        wait_for(lambda: rows.connection.execute(f'select count(*) {ours}').fetchone() == (0,))
+        assert fetch(wait_s=-1) == b'[]'

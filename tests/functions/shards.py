@@ -99,7 +99,6 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
         load(first.url(), 'schema.sql', 'indexes.sql')
         run_in_psql(first, READONLY_ROLE)
         load_text(first, folder / 'first.sql', of_first)
-        run_in_psql(first, READONLY_ROLE)
         (folder / 'top_benefits.sql').write_text(own_file(cte))
         yield Shards(first.url(), [first, *others], folder)
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from db.embedded import EmbeddedServer
+from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import Plan, Plans
 from tests.pages import blocks
 from tests.support import ROOT, clean_environment, cloned, program, run, run_function
@@ -69,6 +70,7 @@ MOMENTS = [
     '2099-01-01 00:00+00',
 ]
 WINDOW = [f'benefit_usage_2024_{month:02}' for month in range(1, 8)]
+ROLE = 'membership_benefits_api'
 NAMES = ['available_benefits', 'inactivity_periods', 'top_benefits']
 
 
@@ -107,9 +109,12 @@ def database(
         for statement in DATA.split(';\n'):
             connection.execute(statement)
         before = answers(connection)
-        psql = program(server, 'psql')
-        run(psql, url, '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(script))
+        for file in (READONLY_ROLE, script):
+            psql = program(server, 'psql')
+            run(psql, url, '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(file))
         yield Database(url, connection, before)
+        connection.execute(f'drop owned by {ROLE}')
+        connection.execute(f'drop role {ROLE}')
 
 
 @pytest.fixture(params=['custom', 'generic'])
@@ -168,11 +173,13 @@ def test_available_benefits_reads_the_partitions_of_the_longest_cooldown(plans: 
     assert partitions(plan) == WINDOW[-2:]
 
 
-def test_recommended_indexes_of_the_whole_are_found(database: Database) -> None:
+def test_role_is_granted_what_it_reads_and_indexes_of_the_whole_are_found(
+    database: Database,
+) -> None:
     checked = subprocess.run(
         [sys.executable, '-m', 'api', '--check'],
         cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': database.url},
+        env=clean_environment() | {'DATABASE_URL': database.url.replace('postgres@', f'{ROLE}@')},
         capture_output=True,
         text=True,
         check=False,

@@ -78,11 +78,12 @@ def test_foreign_server_that_is_away_is_a_503_until_it_is_back(
     assert all(before)
     foreign_servers.servers[1].terminate()
     try:
-        answer = api.get(TOP)
-        assert (answer.status_code, answer.json()['title']) == (503, 'Database unavailable')
+        for path in PATHS:
+            answer = api.get(path)
+            assert (answer.status_code, answer.json()['title']) == (503, 'Database unavailable')
     finally:
         foreign_servers.servers[1].start()
-    wait_for(lambda: api.get(TOP).status_code == 200)
+    wait_for(lambda: all(api.get(path).status_code == 200 for path in PATHS))
     assert [api.get(path).json() for path in PATHS] == before
 
 

@@ -21,8 +21,9 @@ from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.http.reports import Report
 from api.telemetry.metrics import Metrics
-from tests.pages import names, tables
+from tests.pages import BASE, names, tables
 from tests.support import ROOT, ApiProcess
+from tests.test_readme import answers_in_the_readme
 
 DOCUMENT = json.loads(OPENAPI.read_text())
 
@@ -90,6 +91,15 @@ def test_examples_of_answers_fit_their_schemas() -> None:
                 Draft202012Validator(document | content['schema']).validate(value)
                 checked += 1
     assert checked >= len(REPORTS)
+
+
+def test_examples_of_answers_are_those_of_the_readme() -> None:
+    for (url, answer), report in zip(answers_in_the_readme(), REPORTS, strict=True):
+        path = url.removeprefix(BASE).partition('?')[0].replace('/1/', '/{venueId}/')
+        assert path == report.path
+        [content] = DOCUMENT['paths'][path]['get']['responses']['200']['content'].values()
+        shown = json.loads(answer.replace(', ...]', ']').replace('...', ''))
+        assert content['examples']['sample']['value'] == shown
 
 
 def test_every_operation_documents_every_other_problem() -> None:

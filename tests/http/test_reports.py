@@ -59,6 +59,8 @@ def test_every_report_is_reproducible_as_of_a_moment(api: ApiProcess, path: str)
         '%2012:00',
         '+12:00:00',
         'T12:00:00.000000%2B00:00',
+        'T12:00:00.0000009Z',
+        'T12:00:00.000000999Z',
         'T12:00:00,0-00:00',
         'T14:00:00%2B02:00',
         'T14:00:00%2B0200',

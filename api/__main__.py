@@ -1,9 +1,12 @@
 """`python -m api` serves the reports as configured."""
 
+import os
 import signal
 
 # what is imported below takes a while, and Ctrl-C in it shall not print a traceback
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+# the first process of a container gets no signal for which it has no handler
+signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 # ruff: noqa: E402
 import argparse

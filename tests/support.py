@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
+from api.server.listener import keep_out
 from db.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
 
 T = TypeVar('T')
@@ -57,7 +58,7 @@ def clean_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(('API_', 'PG', 'MAKE', 'MFLAGS')) and name != 'DATABASE_URL'
-    }
+    } | {'API_CONFIG': os.devnull}  # and not the config.toml of who develops
 
 
 @contextmanager
@@ -217,11 +218,12 @@ def make_slow(rows: Rows, seconds: float) -> None:
 
 
 def wait_until_busy(rows: Rows, report: str = 'available', count: int = 1) -> None:
-    """Wait until the database works on so many of a report, whose name begins so."""
+    """Wait until so many of a report, whose name begins so, sleep or wait for a lock."""
     query = (
         f"select count(*) from pg_stat_activity where query like '/* {report}%'"
         " and datname = current_database() and state = 'active'"
-        " and backend_type = 'client backend'"
+        # and so are neither being prepared, which is an exchange of its own, nor about to end
+        " and backend_type = 'client backend' and wait_event_type in ('Timeout', 'Lock')"
     )
     wait_for(lambda: rows.connection.execute(query).fetchone()[0] >= count)
 
@@ -242,6 +244,18 @@ def run_function(
 def body(rows: 'Rows', name: str, **values: object) -> list:
     """Return the body of a function file's answer, parsed."""
     return rows.answer(name, **values)[0]
+
+
+@functools.cache
+def can_keep_out() -> bool:
+    """Tell whether this system lets this user attach a filter to a socket."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        keep_out(listener)
+        try:
+            socket.create_connection(listener.getsockname(), timeout=0.5).close()
+        except TimeoutError:
+            return True
+        return False
 
 
 def is_listening(port: int) -> bool:
@@ -409,7 +423,7 @@ def small_file_system(folder: Path) -> Iterator[Path]:
     """Mount a file system of 1 MiB over an empty folder; yields that."""
     mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        missing('no right to mount a file system on this machine')
+        pytest.skip('no right to mount a file system on this machine')
     try:
         yield folder
     finally:

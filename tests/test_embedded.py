@@ -215,6 +215,7 @@ def test_killed_run_leaves_no_server(running: Run) -> None:
     postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
     running.process.kill()
     wait_for(lambda: not is_running(postgres))
+    shutil.rmtree(folder)
 
 
 def test_password_is_no_argument_of_psql() -> None:

@@ -50,17 +50,18 @@ def test_while_one_asks_the_others_go_on_with_what_was_known_for_a_moment(
     assert database.asked == 2
 
 
-def test_until_the_first_answer_nobody_is_told_that_all_is_well() -> None:
+def test_before_the_first_answer_all_wait_for_it_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, 'HOLDS_S', 2.0 * DEADLINE_S)
     database = Database()
     shared = probe.Probe(database.ask)
-    with ThreadPoolExecutor(1) as crowd:
-        first = crowd.submit(shared.ping)
+    with ThreadPoolExecutor(8) as crowd:
+        pings = [crowd.submit(shared.ping) for _ in range(8)]
         wait_for(lambda: database.asked == 1)
-        with pytest.raises(UnavailableError):
-            shared.ping()
         database.answers.set()
-        assert first.result(DEADLINE_S) is None
-    shared.ping()
+        assert [ping.result(DEADLINE_S) for ping in pings] == [None] * 8
+    assert database.asked == 1
 
 
 def test_answer_holds_for_a_moment_and_no_longer() -> None:

@@ -22,18 +22,22 @@ class Probe:
 
     def ping(self) -> None:
         """Raise what is wrong, or was HOLDS_S ago; meanwhile who comes first asks again."""
-        if monotonic() > self._expires_at and self._asking.acquire(blocking=False):
-            self._asking_since = monotonic()
+        left_s = self._asking_since + HOLDS_S - monotonic()
+        # before the first answer there is nothing to go on with: it is waited for, for a moment
+        wait_s = 0.0 if self._expires_at else min(max(left_s, 0.0), HOLDS_S)
+        if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
             try:
-                self._ask()
-                self._failure = None
+                if monotonic() > self._expires_at:
+                    self._asking_since = monotonic()
+                    self._ask()
+                    self._failure = None
             except DatabaseError as ex:
                 self._failure = ex
             finally:
                 self._expires_at = monotonic() + HOLDS_S
                 self._asking_since = inf
                 self._asking.release()
-        if monotonic() > self._asking_since + HOLDS_S:
+        if left_s < 0:
             raise UnavailableError('database silent')
         if failure := self._failure:
             raise type(failure)(str(failure))

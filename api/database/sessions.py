@@ -168,9 +168,9 @@ class Sessions:
     def _read(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         """Run a statement that only reads, once more if it was not its fault that it failed.
 
-        A connection that turns out to be broken costs no request: all that were made before are
-        replaced, as they are likely to be broken too, and the statement runs on a new one. What a
-        standby cancelled to keep up, or PostgreSQL to end a deadlock, runs once more as well.
+        A broken connection costs no request: all that were made before are replaced, as they are
+        likely to be broken too. What a standby cancelled to keep up, or PostgreSQL to end a
+        deadlock, runs once more as well.
         """
         try:
             return self._read_once(run, report, deadline, timings)
@@ -188,8 +188,7 @@ class Sessions:
             try:
                 session = self._pool.getconn(max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S))
             except PoolTimeout:
-                # not all are lent, so the reason for waiting is that no more can be made
-                if not self.are_all_lent():
+                if not self.are_all_lent():  # so no more can be made
                     raise
                 raise OverloadedError('overloaded') from None
         self._lent.add(session)

@@ -114,9 +114,11 @@ class Supervisor:
 
     def run(self) -> None:
         """Run until a signal."""
-        self._tell_that_it_serves()
         turned_at = time.monotonic()
         try:
+            for post in self._posts:
+                self._see_to(post)
+            self._tell_that_it_serves()
             while not self._signals.count:
                 if time.monotonic() - turned_at > HELD_UP_S:
                     self._forgive()

@@ -2,6 +2,7 @@
 
 import pickle
 import platform
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -82,6 +83,7 @@ class Metrics(Collector):
 
     def __init__(self, snapshots: Snapshots | None = None, slot: int = 0) -> None:
         self._snapshots = snapshots or Snapshots(1)
+        self._publishing = threading.Lock()
         self._slot = slot
         self._inherited = self._read(slot)
         self._children: dict[tuple, MetricWrapperBase] = {}
@@ -155,7 +157,8 @@ class Metrics(Collector):
 
     def publish(self) -> None:
         """Tell the other processes what this one has counted; called every second or so."""
-        self._write(self._slot, self._own())
+        with self._publishing:
+            self._write(self._slot, self._own())
 
     def worker_ended(self, slot: int) -> None:
         """Count a worker that will be replaced; what it counted stays, its state does not."""
@@ -167,9 +170,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with the samples of all processes (called by generate_latest)."""
-        others = [self._read(slot) for slot in range(self._snapshots.slots) if slot != self._slot]
         samples = defaultdict(list)
-        for figure, value in add_up([self._own(), *others]).items():
+        for figure, value in add_up(map(self._read, range(self._snapshots.slots))).items():
             samples[figure.metric].append(Sample(figure.name, dict(figure.labels), value))
         for metric in self._registry.collect():
             if metric.name in samples:
@@ -178,6 +180,7 @@ class Metrics(Collector):
 
     def exposition(self) -> bytes:
         """Return the metrics of all processes in Prometheus's text format."""
+        self.publish()  # a counter that was told must not be less when this process was killed
         return generate_latest(self)
 
     def _own(self) -> Figures:

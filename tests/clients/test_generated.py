@@ -14,7 +14,7 @@ import pytest
 
 from api import OPENAPI
 from tests.pages import BASE, command
-from tests.support import ApiProcess, clean_environment, system_program
+from tests.support import ApiProcess, clean_environment, missing, system_program
 
 FOLDER = Path(__file__).parent
 TOOLS = FOLDER / 'node_modules'
@@ -60,7 +60,9 @@ def tools() -> Path:
     installed = TOOLS / '.package-lock.json'
     lock = FOLDER / 'package-lock.json'
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        succeed_in(FOLDER, npm, 'ci', '--ignore-scripts', '--no-audit', '--no-fund')
+        installing = run_in(FOLDER, npm, 'ci', '--ignore-scripts', '--no-audit', '--no-fund')
+        if installing.returncode:
+            missing(f'npm reaches no registry: {installing.stdout}')
     return TOOLS
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,13 +16,13 @@ import psutil
 import pytest
 
 from api.server.http_server import LINGER_S
-from api.server.listener import keep_out
 from tests.faults.load import Load, failures
 from tests.support import (
     DEADLINE_S,
     ROOT,
     ApiProcess,
     Rows,
+    can_keep_out,
     clean_environment,
     is_listening,
     locked_uses,
@@ -133,6 +132,11 @@ def test_second_signal_ends_at_once(rows: Rows, database_url: str, start_api: Ca
     assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
 
 
+def resets() -> set[type[Exception]]:
+    """Return what may happen to who connects in the last moment, where no filter prevents it."""
+    return set() if can_keep_out() else {ConnectionResetError}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_accepted_request_is_lost_under_load(
@@ -145,7 +149,7 @@ def test_no_accepted_request_is_lost_under_load(
         assert api.process.wait(DEADLINE_S) == 0
     lost = failures(clients.asked)
     # nobody listens any more: the only way in which a request may fail
-    assert {type(asked.failure) for asked in lost} <= {ConnectionRefusedError}
+    assert {type(asked.failure) for asked in lost} <= {ConnectionRefusedError, *resets()}
     assert len(clients.asked) - len(lost) >= 200
 
 
@@ -160,14 +164,12 @@ def test_worker_that_is_told_to_end_is_replaced_and_keeps_nobody_out(
     assert left in workers(api)
     for _ in range(20):
         assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
-    assert 'worker 2 ended with status 0' in api.output()
+    wait_for(lambda: 'worker 2 ended with status 0' in api.output())
 
 
 def test_nobody_gets_in_who_would_be_left_behind(sample_url: str, start_api: Callable) -> None:
-    with socket.create_server(('127.0.0.1', 0)) as listener:
-        keep_out(listener)
-        with suppress(TimeoutError), socket.create_connection(listener.getsockname(), timeout=0.5):
-            pytest.skip('this system lets this user attach no filter to a socket')
+    if not can_keep_out():
+        pytest.skip('this system lets this user attach no filter to a socket')
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
     address = ('127.0.0.1', api.port)
     wait_for(lambda: len(workers(api)) == 2)
@@ -273,7 +275,7 @@ def test_rolling_restart_loses_no_request(
             assert is_listening(unused_port)
             running = new
         clients.wait_for(100)
-    assert failures(clients.asked) == []
+    assert {type(asked.failure) for asked in failures(clients.asked)} <= resets()
 
 
 @pytest.mark.slow
@@ -294,4 +296,4 @@ def test_rolling_restart_loses_no_request_of_clients_that_connect_each_time(
         assert running.stop() == 0
         clients.wait_for(100)
         assert new.process.poll() is None
-    assert failures(clients.asked) == []
+    assert {type(asked.failure) for asked in failures(clients.asked)} <= resets()

@@ -1,5 +1,6 @@
 """A start: what may pass is waited for while the service serves; what cannot is told at once."""
 
+import os
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ from tests.support import (
     GuardedServer,
     Rows,
     clean_environment,
+    client_of_each_worker,
     locked_uses,
     reason,
     run_check,
@@ -166,11 +168,12 @@ def test_check_that_hangs_in_a_running_service_hinders_nothing(
     api = start_api(
         DATABASE_URL=own_server.url(), API_WORKERS='1', API_STATEMENT_TIMEOUT_S='3600', **UNBOUNDED
     )
-    [worker] = psutil.Process(api.process.pid).children()
+    with client_of_each_worker(api, 1) as clients:
+        [pid] = clients
     own_server.start()
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         wait_for(lambda: admin.execute(CHECKS_THAT_WAIT).fetchone() == (1,))
-    worker.kill()
+    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: 'worker 1 ended with status -9' in api.output())
     assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
     assert api.stop() == 0

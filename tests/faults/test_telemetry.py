@@ -215,6 +215,8 @@ def write_for_ever(snapshots: Snapshots) -> None:
         snapshots.write(1, bytes([number % 256]) * (HALF_BYTES // 2))
 
 
+# it does nothing there that needs another thread of this process
+@pytest.mark.filterwarnings('ignore:.*multi-threaded:DeprecationWarning')
 def test_snapshot_is_whole_while_it_is_written_and_after_its_writer_was_killed() -> None:
     snapshots = Snapshots(2)
     seen = set()

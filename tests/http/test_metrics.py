@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 
 import psutil
 import pytest
@@ -12,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api import OPENAPI
 from api.config import Settings
+from api.database.sessions import Sessions
+from api.telemetry.metrics import Metrics
 from tests.faults.load import PATHS, Load
 from tests.support import ApiProcess, client_of_each_worker, metric, system_program, wait_for
 
@@ -136,7 +139,10 @@ def test_plain_wsgi_has_metrics_of_its_own(sample_url: str) -> None:
 
     from api.app import create_app  # noqa: PLC0415
 
-    client = falcon.testing.TestClient(create_app(Settings(database_url=sample_url)))
-    assert client.simulate_get('/live').status_code == 200
-    scraped = client.simulate_get('/metrics').text
+    settings, metrics = Settings(database_url=sample_url), Metrics()
+    with closing(Sessions(settings, metrics)) as sessions:
+        app = create_app(settings, sessions=sessions, metrics=metrics)
+        client = falcon.testing.TestClient(app)
+        assert client.simulate_get('/live').status_code == 200
+        scraped = client.simulate_get('/metrics').text
     assert 'benefits_api_http_requests_total{route="/live",status="200"} 1.0' in scraped

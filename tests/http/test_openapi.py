@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def test_document_is_valid_openapi() -> None:
 
 def test_routes_and_document_agree() -> None:
     settings = Settings(database_url='host=/nowhere')
-    app = create_app(settings, sessions=Sessions(settings, Metrics()))
+    with closing(Sessions(settings, Metrics())) as sessions:
+        app = create_app(settings, sessions=sessions)
     routes = {route.path for route in inspect_routes(app)} - {'/docs/', '/docs/static/{name}'}
     kinds = {TYPE_PREFIX + kind for kind in PROBLEMS}
     assert kinds < routes

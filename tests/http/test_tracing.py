@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -165,13 +166,14 @@ def test_what_a_thread_does_after_an_answer_is_not_for_its_request(sample_url: s
     from api.app import create_app  # noqa: PLC0415
 
     settings = Settings(database_url=sample_url)
-    sessions = Sessions(settings, Metrics())
-    client = falcon.testing.TestClient(create_app(settings, sessions=sessions))
-    for path in ('/live', '/nowhere', AVAILABLE):
-        client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
-        line = LineFormatter(RENDERERS['logfmt']).format(logging.makeLogRecord({'msg': 'later'}))
-        assert 'event=later' in line
-        assert 'answered-1' not in line
+    with closing(Sessions(settings, Metrics())) as sessions:
+        client = falcon.testing.TestClient(create_app(settings, sessions=sessions))
+        for path in ('/live', '/nowhere', AVAILABLE):
+            client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
+            later = logging.makeLogRecord({'msg': 'later'})
+            line = LineFormatter(RENDERERS['logfmt']).format(later)
+            assert 'event=later' in line
+            assert 'answered-1' not in line
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,21 @@ def test_benefits_are_ordered_by_id_and_only_the_venues(rows: Rows) -> None:
     assert list(inactive(rows)) == [1, 3]
 
 
+def test_periods_are_in_order_however_the_server_groups_them(rows: Rows) -> None:
+    begin = datetime(2024, 1, 10)
+    for benefit in range(1, 8):
+        rows.benefit(benefit)
+        rows.uses(benefit, *(begin + timedelta(days=15 * n, hours=benefit) for n in range(12)))
+    # or else they come in their order by themselves
+    rows.connection.execute('set enable_hashagg = off')
+    found = body(rows, 'inactivity_periods', venue_id=1, timestamp='2024-07-01T00:00:00Z')
+    assert len(found) == 7
+    for benefit in found:
+        starts = [period['startTime'] for period in benefit['inactivityPeriods']]
+        assert len(starts) > 9
+        assert starts == sorted(starts)
+
+
 def test_default_moment_is_the_databases_now(rows: Rows) -> None:
     rows.benefit(1)
     [(start, end)] = inactive(rows, None)[1]

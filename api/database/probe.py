@@ -37,7 +37,7 @@ class Probe:
                 self._expires_at = monotonic() + HOLDS_S
                 self._asking_since = inf
                 self._asking.release()
-        if left_s < 0:
+        if monotonic() > self._asking_since + HOLDS_S:
             raise UnavailableError('database silent')
         if failure := self._failure:
             raise type(failure)(str(failure))

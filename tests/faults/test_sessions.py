@@ -1,5 +1,7 @@
 """What the database sees of a session, who waits for one, and how often what fails is run."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -9,7 +11,7 @@ import psycopg
 import pytest
 
 from api.config import Settings
-from api.database.errors import OverloadedError
+from api.database.errors import OverloadedError, UnavailableError
 from api.database.functions import FOLDER, load_function
 from api.database.sessions import Session, Sessions
 from api.http.problems import PROBLEMS
@@ -125,6 +127,13 @@ def test_server_cancels_in_time_and_the_session_stays(database_url: str) -> None
                 session.execute('select pg_sleep(60)')
 
 
+# the sessions of the pool that open_sessions opens
+OF_POOL = (
+    "from pg_stat_activity where application_name = 'membership-benefits-api/one'"
+    ' and datname = current_database()'
+)
+
+
 @contextmanager
 def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Callable]]:
     """Open a pool of one session; yields it, and what fetches an answer by way of it."""
@@ -164,13 +173,27 @@ def test_sign_of_life_waits_for_a_session_as_long_as_configured(
         sessions.ping()
 
 
+def test_sign_of_life_is_waited_for_as_a_report_without_a_limit_of_its_own(
+    rows: Rows, database_url: str
+) -> None:
+    settings = {'statement_timeout_s': 0.2, 'report_timeouts_s': {'inactivity_periods': 3600.0}}
+    with open_sessions(database_url, **settings) as (sessions, fetch):
+        fetch()
+        [[pid]] = rows.connection.execute(f'select pid {OF_POOL}').fetchall()
+        with ThreadPoolExecutor(1) as clients:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(UnavailableError):
+                    clients.submit(sessions.ping).result(DEADLINE_S)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+
 def test_statement_that_lost_its_session_waits_for_a_new_one(rows: Rows, database_url: str) -> None:
     # much longer than who has waited already waits
     slow_to_connect = f'{database_url}&options=-c%20post_auth_delay%3D1'
     with open_sessions(slow_to_connect, pool_timeout_s=DEADLINE_S) as (_, fetch):
         assert fetch() == b'[]'
-        name = "application_name = 'membership-benefits-api/one' and datname = current_database()"
-        ours = f'from pg_stat_activity where {name}'
-        rows.connection.execute(f'select pg_terminate_backend(pid) {ours}')
-        wait_for(lambda: rows.connection.execute(f'select count(*) {ours}').fetchone() == (0,))
+        rows.connection.execute(f'select pg_terminate_backend(pid) {OF_POOL}')
+        wait_for(lambda: rows.connection.execute(f'select count(*) {OF_POOL}').fetchone() == (0,))
         assert fetch(wait_s=-1) == b'[]'

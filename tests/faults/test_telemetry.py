@@ -207,6 +207,21 @@ def test_killed_workers_take_no_counts_with_them(sample_url: str, start_api: Cal
     assert len(set(lengths[1:])) == 1
 
 
+def test_count_that_was_told_is_there_after_its_worker_was_killed(
+    sample_url: str, start_api: Callable
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    count = f'http_requests_total{{route="{PATHS[0]}",status="200"}}'
+    for number in range(1, 4):
+        with client_of_each_worker(api, 1) as clients:
+            [(pid, client)] = clients.items()
+            assert client.get(PATHS[0]).status_code == 200
+            assert metric(client, count) == number
+            psutil.Process(pid).kill()
+        wait_for(lambda: metric(api, 'workers_restarted_total') == number)  # noqa: B023
+        assert metric(api, count) == number
+
+
 def write_for_ever(snapshots: Snapshots) -> None:
     """Write snapshots, each of one byte many times."""
     number = 0

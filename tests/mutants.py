@@ -138,17 +138,21 @@ def copy(folder: Path) -> None:
     shutil.copytree(ROOT / '.venv', folder / '.venv', symlinks=True)
 
 
+def places(tests: list[str], path: Path) -> tuple[str, ...]:
+    """Return the words that choose the tests of a file."""
+    return tuple(place.format(stem=path.stem) for place in tests)
+
+
 def is_noticed(mutant: Mutant, folder: Path, tests: list[str]) -> bool:
     """Tell whether tests fail in a copy with a mutant."""
     path = folder / mutant.path
     before = path.read_bytes()
     path.write_text(mutant.text)
-    places = [place.format(stem=path.stem) for place in tests]
-    command = ['.venv/bin/python', '-m', 'pytest', '-x', '-q', '--timeout', '120', *places]
+    command = ['.venv/bin/python', '-m', 'pytest', '-x', '-q', '--timeout', '120']
     environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
         finished = subprocess.run(
-            [*command, '-p', 'no:cacheprovider'],
+            [*command, '-p', 'no:cacheprovider', *places(tests, mutant.path)],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -191,8 +195,9 @@ def main() -> int:
         for folder in arguments.folders:
             tests, found = TESTS[folder], mutants(folder)
             chosen = chance.sample(found, min(arguments.count, len(found)))
-            paths = {mutant.path for mutant in chosen} if '{stem}' in tests[0] else {found[0].path}
-            unchanged = [Mutant(path, (ROOT / path).read_text()) for path in sorted(paths)]
+            # one for each set of tests
+            paths = {places(tests, mutant.path): mutant.path for mutant in chosen}.values()
+            unchanged = [Mutant(path, (ROOT / path).read_text()) for path in paths]
             with ThreadPoolExecutor(workers) as pool:
                 if any(pool.map(lambda mutant, tests=tests: attempt(mutant, tests), unchanged)):
                     print(f'error: the tests of {folder} fail as it is', file=sys.stderr)

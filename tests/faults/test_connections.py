@@ -143,6 +143,7 @@ def test_others_do_not_wait_for_all_that_greedy_clients_have_sent(
     assert statistics.median(waited) < (3000 if is_new else 1000)
 
 
+@pytest.mark.slow
 def test_idle_connections_cost_no_processor_time(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

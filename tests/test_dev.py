@@ -5,9 +5,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support import DEADLINE_S, ROOT, clean_environment, until
@@ -116,8 +118,8 @@ def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:
         while not stop.is_set():
             statuses.append(dev.get('/live').status_code)
 
-    client = threading.Thread(target=ask)
-    client.start()
+    clients = ThreadPoolExecutor(4)
+    asking = [clients.submit(ask) for _ in range(4)]
     try:
         dev.edit('api/app.py', '"live"', '"alive"')
         dev.wait_until_logged('app.py changed, the new version is live')
@@ -136,5 +138,17 @@ def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:
         assert dev.get('/live').json() == {'status': 'kicking'}
     finally:
         stop.set()
-        client.join(DEADLINE_S)
+        clients.shutdown()
+    for client in asking:
+        client.result()
     assert set(statuses) == {200}
+
+
+def test_what_serves_ends_when_its_parent_was_killed(
+    tmp_path: Path, unused_port: int, sample_url: str
+) -> None:
+    dev = Dev(tmp_path, unused_port, sample_url)
+    serving = psutil.Process(dev.process.pid).children()
+    dev.process.kill()
+    dev.process.wait(DEADLINE_S)
+    assert not psutil.wait_procs(serving, DEADLINE_S)[1]

@@ -12,9 +12,9 @@
 
 Imports anything of the service; only the commands import it (`__main__`, `db/embedded.py`).
 
-**waitress.** Only `http_server` and `channel` import it, and `dev`, which uses it as it is; `crew`
-is the task dispatcher that it calls. This is all that they use of what it does not document. It is
-pinned to 3.0.2 in `requirements/`; with another version, read these again.
+**waitress.** Only `http_server` and `channel` import it; `crew` is the task dispatcher that it
+calls. This is all that they use of what it does not document. It is pinned to 3.0.2 in
+`requirements/`; with another version, read these again.
 
 | what | why | the test that would notice |
 | --- | --- | --- |

@@ -11,27 +11,27 @@ from pathlib import Path
 from threading import Lock
 
 import falcon
-import waitress
 from watchfiles import PythonFilter, watch
 
-from api.app import create_app, function_path, load_report, load_reports
+from api.app import function_path, load_report, load_reports
 from api.config import ConfigError, Settings, load_settings
 from api.database.functions import FunctionFileError
 from api.http.reports import Report, ReportResource
 from api.server.check import NotCheckedError, check_database, tell, warn
-from api.server.listener import listen, url_of
+from api.server.listener import Share, listen, url_of
 from api.server.process import keep_standard_descriptors
+from api.server.worker import Worker
 from api.telemetry.log import configure_logging
+from api.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
-THREADS = 16
-# a server that has not started by then does not
+# a worker that has not started by then does not
 START_LIMIT_S = 30
-# waitress finishes the answers in progress in 5 seconds
-STOP_LIMIT_S = 6
-# the new server is a Python of its own, which has read the files as they are now
+# beyond shutdown_timeout_s, in which a worker ends by itself
+STOP_SPARE_S = 1
+# the new worker is a Python of its own, which has read the files as they are now
 spawning = multiprocessing.get_context('spawn')
 
 
@@ -94,6 +94,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 0
+    limit_s = settings.shutdown_timeout_s + STOP_SPARE_S
     with listener:
         server = None
         try:
@@ -104,7 +105,7 @@ def main() -> int:
             for changes in watch(API, watch_filter=PythonFilter()):
                 names = ', '.join(sorted(Path(path).name for _, path in changes))
                 if following := start(listener):
-                    stop(server)
+                    stop(server, limit_s)
                     server = following
                     log.info('%s changed, the new version is live', names)
                 else:
@@ -112,42 +113,41 @@ def main() -> int:
         except KeyboardInterrupt:
             pass
         finally:
-            stop(server)
+            if server:
+                stop(server, limit_s)
     return 0
 
 
 def start(listener: socket.socket) -> BaseProcess | None:
-    """Start a server on the listening socket beside the one that is there.
+    """Start a worker on the listening socket beside the one that is there.
 
     Returns:
         Its process once it serves; None if it does not, and has said why.
     """
     is_ready, say_ready = spawning.Pipe(duplex=False)
-    server = spawning.Process(target=serve, args=(listener, say_ready))
+    server = spawning.Process(target=serve, args=(listener, say_ready), daemon=True)
     server.start()
     say_ready.close()
     try:
         if is_ready.poll(START_LIMIT_S):
             is_ready.recv()
             return server
-    except EOFError:
-        pass
-    stop(server)
+    except EOFError:  # it ends by itself
+        server.join(STOP_SPARE_S)
+    server.kill()
     return None
 
 
-def stop(server: BaseProcess | None) -> None:
-    """End a server, whatever it does."""
-    if server:
-        server.terminate()
-        server.join(STOP_LIMIT_S)
-        server.kill()
+def stop(server: BaseProcess, limit_s: float) -> None:
+    """End a worker when it has answered who came to it, or after some seconds."""
+    server.terminate()
+    server.join(limit_s)
+    server.kill()
 
 
 def serve(listener: socket.socket, say_ready: Connection) -> None:
-    """Serve until SIGTERM (what happens in the other process)."""
+    """Serve until SIGTERM, or until the parent is gone (what happens in the other process)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     try:
@@ -156,11 +156,10 @@ def serve(listener: socket.socket, say_ready: Connection) -> None:
     except (ConfigError, FunctionFileError, NotCheckedError) as ex:
         sys.exit(f'error: {ex}')
     tell(reports)
-    app = create_app(settings, reports=reports)
-    app.add_middleware(LiveFiles(settings, list(reports)))
-    server = waitress.create_server(app, sockets=[listener], threads=THREADS, ident=None)
+    worker = Worker(settings, reports, Share.whole(listener), Metrics(), number=1)
+    worker.application.add_middleware(LiveFiles(settings, list(reports)))
     say_ready.send(True)
-    server.run()
+    worker.run(multiprocessing.parent_process().is_alive)
     logging.shutdown()
 
 

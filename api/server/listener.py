@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
+from typing import Self
 
 from api.config import ConfigError, Settings
 
@@ -44,6 +45,12 @@ class Share:
     beats: memoryview
     place: int
     _yields: int = 0
+
+    @classmethod
+    def whole(cls, listener: socket.socket) -> Self:
+        """Return the share of a worker that has no others beside it."""
+        counts, beats = (memoryview(bytearray(8)).cast(kind) for kind in 'qd')
+        return cls(listener, counts, beats, 0)
 
     def has(self, count: int) -> None:
         """Tell the other workers how many connections this one has."""

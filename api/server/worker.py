@@ -32,6 +32,9 @@ class Worker:
         share: Its share of the connections that come.
         metrics: What is counted.
         number: Which worker this is, from 1.
+
+    Attributes:
+        application: What it serves.
     """
 
     def __init__(
@@ -50,14 +53,14 @@ class Worker:
         self._metrics = metrics
         self._sessions = Sessions(settings, metrics, name=str(number))
         self._crew = Crew(settings.pool_size + settings.pool_max_waiting + SPARE_THREADS)
-        application = create_app(
+        self.application = create_app(
             settings,
             reports=reports,
             sessions=self._sessions,
             metrics=metrics,
             make_way=self._crew.make_way,
         )
-        self._server = HttpServer(application, share, self._crew, settings, metrics)
+        self._server = HttpServer(self.application, share, self._crew, settings, metrics)
 
     def run(self, beat: Callable[[], bool]) -> None:
         """Serve until SIGTERM, or until the parent is gone, and as long as answers need then.

@@ -31,6 +31,7 @@ T = TypeVar('T')
 ROOT = Path(__file__).parent.parent
 # for whatever has to happen sooner or later: many times what a loaded machine needs
 DEADLINE_S = 60
+SAYS_WHERE_IT_IS = {'PYTHONFAULTHANDLER': '1'}
 
 numbers = itertools.count(1)
 loaded = functools.cache(load_function)
@@ -335,6 +336,21 @@ class ApiProcess:
         if self.collector:  # has read all
             self.collector.wait(DEADLINE_S)
         return status
+
+
+def end_of(process: subprocess.Popen) -> int:
+    """Return a process's exit status; of one that does not end, its state and its stack are told.
+
+    The stack is on its standard error, if its environment has SAYS_WHERE_IT_IS.
+    """
+    try:
+        return process.wait(DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        state = Path(f'/proc/{process.pid}/status')
+        found = state.read_text() if state.exists() else ''
+        process.send_signal(signal.SIGABRT)
+        process.wait(DEADLINE_S)
+        raise AssertionError(f'waited for too long for the end of this one\n{found}') from None
 
 
 def metric(api: ApiProcess | httpx.Client, name: str) -> float:

@@ -20,11 +20,13 @@ from db.embedded import EmbeddedServer, load
 from tests.support import (
     DEADLINE_S,
     ROOT,
+    SAYS_WHERE_IT_IS,
     ApiProcess,
     GuardedServer,
     Rows,
     clean_environment,
     client_of_each_worker,
+    end_of,
     locked_uses,
     reason,
     run_check,
@@ -143,13 +145,14 @@ def test_signal_ends_a_start_that_waits_for_a_silent_server(
         cwd=ROOT,
         env=clean_environment()
         | {'DATABASE_URL': silent.url, 'API_STATEMENT_TIMEOUT_S': '3600', 'TMPDIR': str(tmp_path)}
-        | UNBOUNDED,
+        | UNBOUNDED
+        | SAYS_WHERE_IT_IS,
     )
     assert silent.is_silent.wait(DEADLINE_S)
     processes = [psutil.Process(starting.pid), *psutil.Process(starting.pid).children()]
     try:
         starting.send_signal(number)
-        assert starting.wait(DEADLINE_S) == 0
+        assert end_of(starting) == 0
         assert psutil.wait_procs(processes, DEADLINE_S)[1] == []
     finally:
         starting.kill()

@@ -1,5 +1,6 @@
 """What a process asks of its system: cores, descriptors, memory, signals, children."""
 
+import atexit
 import ctypes
 import logging
 import os
@@ -40,6 +41,8 @@ class Signals:
         self._wakeup, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # while Python ends, the sockets are closed before it stops telling of children
+        atexit.register(signal.set_wakeup_fd, -1)
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._receive)

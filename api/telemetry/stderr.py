@@ -54,7 +54,7 @@ class Stderr(io.TextIOBase):
             self._waiting.put(text)
         else:
             self._drop(1)
-        if not self._thread:
+        if not self._thread and not sys.is_finalizing():  # no thread would begin then
             self._start()
         return len(text)
 

@@ -30,6 +30,7 @@ from tests.support import (
     locked_uses,
     make_slow,
     metric,
+    run,
     until,
     wait_for,
     wait_until_busy,
@@ -239,6 +240,20 @@ def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signa
         finally:
             starting.kill()
     assert list(tmp_path.iterdir()) == []
+
+
+TELLS_WHERE_SIGNALS_ARE_WRITTEN = """
+import atexit, signal
+atexit.register(lambda: print(signal.set_wakeup_fd(-1)))  # after what is registered later
+
+from api.server.process import Signals
+
+Signals()
+"""
+
+
+def test_child_that_ends_while_python_does_is_not_told_to_a_socket_that_is_closed() -> None:
+    assert run(sys.executable, '-c', TELLS_WHERE_SIGNALS_ARE_WRITTEN) == '-1\n'
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from tests.support import (
     fill,
     is_listening,
     metric,
+    run,
     small_file_system,
     wait_for,
 )
@@ -303,3 +304,20 @@ def value_of(metrics: Metrics, name: str, suffix: str = '', **labels: str) -> fl
             if sample.name == name + suffix and labels.items() <= sample.labels.items():
                 return sample.value
     return None
+
+
+WRITES_AT_ITS_END = """
+from api.telemetry.stderr import Stderr
+
+class Late:
+    stream = Stderr(2)
+
+    def __del__(self):
+        self.stream.write('too late')
+
+late = Late()
+"""
+
+
+def test_who_writes_while_python_ends_does_not_hold_it_up() -> None:
+    assert run(sys.executable, '-c', WRITES_AT_ITS_END) == ''

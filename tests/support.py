@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -414,8 +414,10 @@ def settled_output(api: ApiProcess) -> str:
 
 
 def ports(worker: psutil.Process) -> set[int]:
-    """Return the ports of a worker's clients."""
-    return {connection.raddr.port for connection in worker.net_connections() if connection.raddr}
+    """Return the ports of a worker's clients; a check, which is no worker, may have ended."""
+    with suppress(psutil.NoSuchProcess):
+        return {client.raddr.port for client in worker.net_connections() if client.raddr}
+    return set()
 
 
 def system_program(name: str, package: str) -> str:

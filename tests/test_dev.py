@@ -115,8 +115,10 @@ def test_edited_python_takes_over_from_what_still_serves(dev: Dev) -> None:
     stop = threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
-            statuses.append(dev.get('/live').status_code)
+        # a connection that is kept has a request on its way at almost any moment
+        with httpx.Client(base_url=dev.url, timeout=DEADLINE_S) as client:
+            while not stop.is_set():
+                statuses.append(client.get('/live').status_code)
 
     clients = ThreadPoolExecutor(4)
     asking = [clients.submit(ask) for _ in range(4)]

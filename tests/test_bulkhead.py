@@ -31,9 +31,8 @@ class Way:
         self.made_way = 0
         self._lock = threading.Lock()
         self._metrics = Metrics()
-        configured = Settings(
-            pool_size=2, pool_min_size=2, statement_timeout_s=2.0 * DEADLINE_S, **settings
-        )
+        patience = {'pool_timeout_s': DEADLINE_S, 'statement_timeout_s': 2.0 * DEADLINE_S}
+        configured = Settings(pool_size=2, pool_min_size=2, **patience | settings)
         sessions = Sessions(configured, self._metrics, name='way')
         stack.callback(sessions.close)
         self._bulkhead = Bulkhead(sessions, configured, self._metrics, self._make_way)

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import DEADLINE_S, ROOT, clean_environment, until
+from tests.support import DEADLINE_S, ROOT, patient_environment, until
 
 TOP = '/venues/top-benefits?timestamp=2024-07-01'
 
@@ -30,7 +30,7 @@ class Dev:
             self.process = subprocess.Popen(
                 [sys.executable, '-m', 'api.server.dev'],
                 cwd=self.folder,
-                env=clean_environment()
+                env=patient_environment()
                 | {'API_PORT': str(port), 'DATABASE_URL': database_url}
                 | environment,
                 stdout=log,

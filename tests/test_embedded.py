@@ -23,6 +23,7 @@ from tests.support import (
     GuardedServer,
     clean_environment,
     is_listening,
+    patient_environment,
     program,
     until,
     wait_for,
@@ -84,7 +85,7 @@ class Run:
             self.process = subprocess.Popen(
                 command or SERVE,
                 cwd=ROOT,
-                env=clean_environment() | environment,
+                env=patient_environment() | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

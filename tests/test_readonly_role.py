@@ -12,7 +12,7 @@ from psycopg import errors
 
 from api.config import Settings
 from db.embedded import EmbeddedServer
-from tests.support import ROOT, ApiProcess, Rows, clean_environment, program, run
+from tests.support import ROOT, ApiProcess, Rows, patient_environment, program, run
 
 FILE = ROOT / 'db' / 'readonly_role.sql'
 ROLE = 'membership_benefits_api'
@@ -87,7 +87,7 @@ def test_check_finds_what_is_not_granted(rows: Rows, role_url: str) -> None:
         check_output(
             [sys.executable, '-m', 'api', '--check'],
             cwd=ROOT,
-            env=clean_environment() | {'DATABASE_URL': role_url},
+            env=patient_environment() | {'DATABASE_URL': role_url},
             stderr=STDOUT,
             text=True,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support import DEADLINE_S, ROOT, clean_environment
+from tests.support import DEADLINE_S, ROOT, patient_environment
 
 
 def start_on(listener: socket.socket, url: str, log: Path) -> subprocess.Popen:
@@ -22,7 +22,7 @@ def start_on(listener: socket.socket, url: str, log: Path) -> subprocess.Popen:
             [sys.executable, '-c', hand_over, str(listener.fileno())],
             pass_fds=[listener.fileno()],
             cwd=ROOT,
-            env=clean_environment() | {'DATABASE_URL': url, 'LISTEN_FDS': '1'},
+            env=patient_environment() | {'DATABASE_URL': url, 'LISTEN_FDS': '1'},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -16,10 +16,19 @@ import pytest
 from db.embedded import EmbeddedServer, load
 from tests.faults.load import Load, failures
 from tests.faults.replication import stop_immediately
-from tests.support import DEADLINE_S, ApiProcess, Rows, make_slow, metric, wait_for, wait_until_busy
+from tests.support import (
+    BRIEF,
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    make_slow,
+    metric,
+    wait_for,
+    wait_until_busy,
+)
 
 REPORT = '/venues/top-benefits'
-# a request waits pool_timeout_s, 1.5 s, for a database that is away; libpq would wait for minutes
+# a request waits as BRIEF says for a database that is away; libpq would wait for minutes
 BOUNDED_S = 20
 
 
@@ -56,7 +65,7 @@ def test_starts_without_a_database_and_finds_it_later(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
     own_server.terminate()
-    api = start_api(DATABASE_URL=own_server.url())
+    api = start_api(DATABASE_URL=own_server.url(), **BRIEF)
     assert_unavailable(api)
     own_server.start()
     assert_recovers(api)
@@ -77,7 +86,7 @@ def test_restart_of_the_database_costs_nothing_that_comes_after_it(
 def test_outage_ends_when_the_database_is_back(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(DATABASE_URL=own_server.url())
+    api = start_api(DATABASE_URL=own_server.url(), **BRIEF)
     assert_recovers(api)
     own_server.terminate()
     assert_unavailable(api)
@@ -89,7 +98,7 @@ def test_outage_ends_when_the_database_is_back(
 def test_pool_is_as_large_as_before_after_an_outage(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(DATABASE_URL=own_server.url(), API_WORKERS='1', API_POOL_MIN_SIZE='4')
+    api = start_api(DATABASE_URL=own_server.url(), API_WORKERS='1', API_POOL_MIN_SIZE='4', **BRIEF)
     connections = 'database_connections{state="open"}'
     wait_for(lambda: metric(api, connections) == 4)
     own_server.terminate()
@@ -150,7 +159,7 @@ def test_ended_parallel_worker_costs_no_request(
 def test_log_of_an_outage_says_why_and_answers_do_not(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(DATABASE_URL=f'{own_server.url()}&password=hunter2', API_WORKERS='1')
+    api = start_api(DATABASE_URL=f'{own_server.url()}&password=hunter2', API_WORKERS='1', **BRIEF)
     assert_recovers(api)
     own_server.terminate()
     stopped = time.monotonic()
@@ -171,7 +180,7 @@ def test_log_of_an_outage_says_why_and_answers_do_not(
 def test_restart_under_load_costs_no_request_that_comes_after_it(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(DATABASE_URL=own_server.url(), API_POOL_MIN_SIZE='4', API_WORKERS='2')
+    api = start_api(DATABASE_URL=own_server.url(), API_POOL_MIN_SIZE='4', API_WORKERS='2', **BRIEF)
     assert_recovers(api)
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("insert into venue values (1, 'One')")

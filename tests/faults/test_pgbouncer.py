@@ -12,6 +12,7 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.support import (
+    BRIEF,
     ROOT,
     ApiProcess,
     Daemon,
@@ -235,7 +236,7 @@ def test_restart_under_load(
     start_api: Callable[..., ApiProcess],
     bouncer: Daemon,
 ) -> None:
-    api = start_api(DATABASE_URL=start_bouncer(default_pool_size=2), **TRANSACTION_MODE)
+    api = start_api(DATABASE_URL=start_bouncer(default_pool_size=2), **TRANSACTION_MODE, **BRIEF)
     is_over = False
     found: list[int] = []
 

@@ -19,7 +19,7 @@ from tests.faults.replication import (
     stop_immediately,
     value,
 )
-from tests.support import ApiProcess, cloned, metric, run_function, wait_for
+from tests.support import BRIEF, ApiProcess, cloned, metric, run_function, wait_for
 
 REPORTS = [
     '/venues/top-benefits',
@@ -231,7 +231,7 @@ def test_promoted_standby_is_picked_up(start_api: Callable[..., ApiProcess]) -> 
             connection.execute((FOLDER / 'readonly_role.sql').read_text())
         with Standby(primary) as standby:
             url = hosts(primary, standby, user='membership_benefits_api')
-            api = start_api(DATABASE_URL=f'{url}&target_session_attrs=primary')
+            api = start_api(DATABASE_URL=f'{url}&target_session_attrs=primary', **BRIEF)
             assert api.get(REPORTS[0]).text == '[]'
             standby.catch_up()
             kill(primary)

@@ -139,9 +139,10 @@ def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Call
     """Open a pool of one session; yields it, and what fetches an answer by way of it."""
     function = load_function(FOLDER / 'inactivity_periods.sql')
     values = {'venue_id': 1, 'timestamp': None}
-    with closing(
-        Sessions(Settings(database_url=url, pool_size=1, **settings), Metrics(), name='one')
-    ) as sessions:
+    configured = Settings(
+        database_url=url, pool_size=1, **{'pool_timeout_s': DEADLINE_S} | settings
+    )
+    with closing(Sessions(configured, Metrics(), name='one')) as sessions:
 
         def fetch(wait_s: float = DEADLINE_S) -> bytes:
             return bytes(sessions.fetch(function, values, monotonic() + wait_s, Timings())[0])
@@ -192,7 +193,7 @@ def test_sign_of_life_is_waited_for_as_a_report_without_a_limit_of_its_own(
 def test_statement_that_lost_its_session_waits_for_a_new_one(rows: Rows, database_url: str) -> None:
     # much longer than who has waited already waits
     slow_to_connect = f'{database_url}&options=-c%20post_auth_delay%3D1'
-    with open_sessions(slow_to_connect, pool_timeout_s=DEADLINE_S) as (_, fetch):
+    with open_sessions(slow_to_connect) as (_, fetch):
         assert fetch() == b'[]'
         rows.connection.execute(f'select pg_terminate_backend(pid) {OF_POOL}')
         wait_for(lambda: rows.connection.execute(f'select count(*) {OF_POOL}').fetchone() == (0,))

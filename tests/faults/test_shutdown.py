@@ -24,12 +24,12 @@ from tests.support import (
     ApiProcess,
     Rows,
     can_keep_out,
-    clean_environment,
     end_of,
     is_listening,
     locked_uses,
     make_slow,
     metric,
+    patient_environment,
     run,
     until,
     wait_for,
@@ -227,7 +227,7 @@ def test_signal_while_it_starts_is_not_lost(tmp_path: Path, number: signal.Signa
         starting = subprocess.Popen(
             [sys.executable, '-m', 'api'],
             cwd=ROOT,
-            env=clean_environment()
+            env=patient_environment()
             | {'DATABASE_URL': f'host=127.0.0.1 port={port}', 'API_CONNECT_TIMEOUT_S': '60'}
             | {'TMPDIR': str(tmp_path)}
             | SAYS_WHERE_IT_IS,

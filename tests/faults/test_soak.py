@@ -29,6 +29,7 @@ from db.embedded import EmbeddedServer, load
 from tests.faults.load import Asked, Load
 from tests.functions.conftest import PLAIN
 from tests.support import (
+    BRIEF,
     DEADLINE_S,
     ApiProcess,
     fill,
@@ -49,6 +50,7 @@ SETTINGS = {
     'API_POOL_MIN_SIZE': str(POOL_SIZE),
     'API_POOL_MAX_WAITING': str(MAX_WAITING),
     'API_STATEMENT_TIMEOUT_S': '2',
+    **BRIEF,
     'API_GZIP_MIN_BYTES': '500',
 }
 LIVE = '/live'

@@ -18,16 +18,17 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.support import (
+    BRIEF,
     DEADLINE_S,
     ROOT,
     SAYS_WHERE_IT_IS,
     ApiProcess,
     GuardedServer,
     Rows,
-    clean_environment,
     client_of_each_worker,
     end_of,
     locked_uses,
+    patient_environment,
     reason,
     run_check,
     wait_for,
@@ -143,7 +144,7 @@ def test_signal_ends_a_start_that_waits_for_a_silent_server(
     starting = subprocess.Popen(
         [sys.executable, '-m', 'api'],
         cwd=ROOT,
-        env=clean_environment()
+        env=patient_environment()
         | {'DATABASE_URL': silent.url, 'API_STATEMENT_TIMEOUT_S': '3600', 'TMPDIR': str(tmp_path)}
         | UNBOUNDED
         | SAYS_WHERE_IT_IS,
@@ -284,7 +285,7 @@ def test_role_that_is_made_later_is_let_in(
     guarded: GuardedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
     url = f'postgresql://late:hunter2@127.0.0.1:{guarded.settings["port"]}/test'
-    api = start_api(DATABASE_URL=url)
+    api = start_api(DATABASE_URL=url, **BRIEF)
     assert api.get('/ready').status_code == 503
     with psycopg.connect(guarded.url(), autocommit=True) as admin, admin.transaction():
         admin.execute("create role late login password 'hunter2'")

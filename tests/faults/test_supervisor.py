@@ -23,8 +23,8 @@ from tests.support import (
     ROOT,
     ApiProcess,
     Rows,
-    clean_environment,
     locked_uses,
+    patient_environment,
     run,
     system_program,
     wait_for,
@@ -222,7 +222,7 @@ def test_interrupt_while_it_is_imported_prints_no_traceback(sample_url: str) -> 
     with subprocess.Popen(
         [sys.executable, '-m', 'api'],
         cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': sample_url, 'API_PORT': '0'},
+        env=patient_environment() | {'DATABASE_URL': sample_url, 'API_PORT': '0'},
         stderr=subprocess.PIPE,
         text=True,
     ) as starting:
@@ -243,7 +243,7 @@ def test_closed_descriptors_become_no_other_file(
     with subprocess.Popen(
         ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-m', 'api'],
         cwd=ROOT,
-        env=clean_environment() | environment,
+        env=patient_environment() | environment,
     ) as process:
         try:
             wait_for(lambda: is_live(unused_port))

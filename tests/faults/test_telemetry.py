@@ -23,11 +23,11 @@ from tests.faults.load import PATHS, Load
 from tests.support import (
     DEADLINE_S,
     ROOT,
-    clean_environment,
     client_of_each_worker,
     fill,
     is_listening,
     metric,
+    patient_environment,
     run,
     small_file_system,
     wait_for,
@@ -53,7 +53,7 @@ class PipedApi:
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'api'],
             cwd=ROOT,
-            env=clean_environment() | settings,
+            env=patient_environment() | settings,
             stderr=writing,
         )
         os.close(writing)
@@ -149,7 +149,7 @@ def test_service_without_a_standard_error_has_no_log(sample_url: str, unused_por
     process = subprocess.Popen(
         ['sh', '-c', 'exec "$0" -m api 2>&-', sys.executable],
         cwd=ROOT,
-        env=clean_environment() | settings,
+        env=patient_environment() | settings,
     )
     try:
         wait_for(lambda: is_listening(unused_port))

@@ -13,7 +13,7 @@ from db.embedded import EmbeddedServer
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import Plan, Plans
 from tests.pages import blocks
-from tests.support import ROOT, clean_environment, cloned, program, run, run_function
+from tests.support import ROOT, cloned, patient_environment, program, run, run_function
 
 # Fourteen months. Benefits of one venue are used every day, twice a week, or hardly ever
 DATA = """
@@ -179,7 +179,7 @@ def test_role_is_granted_what_it_reads_and_indexes_of_the_whole_are_found(
     checked = subprocess.run(
         [sys.executable, '-m', 'api', '--check'],
         cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': database.url.replace('postgres@', f'{ROLE}@')},
+        env=patient_environment() | {'DATABASE_URL': database.url.replace('postgres@', f'{ROLE}@')},
         capture_output=True,
         text=True,
         check=False,

@@ -18,7 +18,7 @@ from api.telemetry.log import (
     to_logfmt,
 )
 from api.telemetry.metrics import Metrics
-from tests.support import ApiProcess, Rows, settled_output, until, wait_for
+from tests.support import DEADLINE_S, ApiProcess, Rows, settled_output, until, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'
@@ -165,7 +165,7 @@ def test_what_a_thread_does_after_an_answer_is_not_for_its_request(sample_url: s
 
     from api.app import create_app  # noqa: PLC0415
 
-    settings = Settings(database_url=sample_url)
+    settings = Settings(database_url=sample_url, pool_timeout_s=DEADLINE_S)
     with closing(Sessions(settings, Metrics())) as sessions:
         client = falcon.testing.TestClient(create_app(settings, sessions=sessions))
         for path in ('/live', '/nowhere', AVAILABLE):

@@ -29,7 +29,6 @@ from db.embedded import EmbeddedServer, load
 from tests.faults.load import Asked, Load
 from tests.functions.conftest import PLAIN
 from tests.support import (
-    BRIEF,
     DEADLINE_S,
     ApiProcess,
     fill,
@@ -49,8 +48,10 @@ SETTINGS = {
     'API_POOL_SIZE': str(POOL_SIZE),
     'API_POOL_MIN_SIZE': str(POOL_SIZE),
     'API_POOL_MAX_WAITING': str(MAX_WAITING),
-    'API_STATEMENT_TIMEOUT_S': '2',
-    **BRIEF,
+    # brief, as faults last until one is over, and yet long for a loaded machine. Not the same: who
+    # stops waiting just when sessions become free is told that the database is unavailable
+    'API_POOL_TIMEOUT_S': '7',
+    'API_STATEMENT_TIMEOUT_S': '10',
     'API_GZIP_MIN_BYTES': '500',
 }
 LIVE = '/live'
@@ -584,7 +585,8 @@ def soak(tmp_path: Path, unused_port: int) -> Iterator[Soak]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 120 * MINUTES)
+# a loaded machine takes several times the three minutes that it takes by itself
+@pytest.mark.timeout(900 + 120 * MINUTES)
 def test_random_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> None:
     began = time.monotonic()
     print(f'\nSOAK_SEED={SEED} MINUTES={MINUTES:g}')

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -76,6 +77,7 @@ class Session(psycopg.Connection):
 
     def set_up(self, settings: Settings) -> None:
         """Set how values travel, and what the role does not: read-only, UTC and a timeout."""
+        self.made_at = monotonic()  # before the server is asked for the last time
         self.limit(settings)
         if settings.session_settings:
             self.execute("set default_transaction_read_only = on; set timezone = 'UTC'")
@@ -108,6 +110,7 @@ class Sessions:
         self._settings = settings
         self._metrics = metrics
         self._lent: set[Session] = set()
+        self._lost_at = 0.0
         self._pool = ConnectionPool(
             connection_class=Session,
             kwargs=connection_parameters(settings, name),
@@ -140,8 +143,7 @@ class Sessions:
     ) -> Answer:
         """Run a function in one round trip; prepared when a connection runs it first.
 
-        It takes what Bulkhead.fetch does and raises the same; the deadline is until when to wait
-        for a connection, by time.monotonic().
+        As Bulkhead.fetch; waits for a connection until the deadline, by time.monotonic().
         """
 
         def run(session: Session) -> Answer:
@@ -168,25 +170,23 @@ class Sessions:
     def _read(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         """Run a statement that only reads, once more if it was not its fault that it failed.
 
-        A broken connection costs no request: all that were made before are replaced, as they are
-        likely to be broken too. What a standby cancelled to keep up, or PostgreSQL to end a
-        deadlock, runs once more as well.
+        A broken connection costs no request: none made before is used again, as it may be broken.
+        What a standby cancelled to keep up, or PostgreSQL to end a deadlock, runs again as well.
         """
         try:
             return self._read_once(run, report, deadline, timings)
-        except ConnectionLostError:
-            self._pool.drain()
-        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-            pass
-        self._metrics.retries.inc()
+        except (ConnectionLostError, SerializationFailure, DeadlockDetected):
+            self._metrics.retries.inc()
         # the statement may have taken all the time that there was for waiting
-        deadline = monotonic() + self._settings.pool_timeout_s
-        return self._read_once(run, report, deadline, timings)
+        return self._read_once(run, report, monotonic() + self._settings.pool_timeout_s, timings)
 
     def _read_once(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         with timings.waiting():
             try:
-                session = self._pool.getconn(max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S))
+                wait_s = max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S)
+                while (session := self._pool.getconn(wait_s)).made_at <= self._lost_at:
+                    session.close()
+                    self._pool.putconn(session)
             except PoolTimeout:
                 if not self.are_all_lent():  # so no more can be made
                     raise
@@ -199,6 +199,7 @@ class Sessions:
         except psycopg.OperationalError as ex:
             # a session outlives its parallel workers, but who has ended one may end it next
             if session.broken or isinstance(ex, psycopg.errors.AdminShutdown):
+                self._lost_at = monotonic()
                 raise ConnectionLostError from ex
             raise
         finally:

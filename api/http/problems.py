@@ -11,7 +11,7 @@ from api.telemetry.tracing import TracedRequest
 
 log = logging.getLogger(__name__)
 
-PROBLEM_JSON = 'application/problem+json'
+HEADERS = {'Content-Type': 'application/problem+json', 'Cache-Control': 'no-store'}
 TYPE_PREFIX = '/docs/problems/'
 RETRY = (('Retry-After', '1'),)
 CHALLENGE = (('WWW-Authenticate', 'Bearer realm="membership-benefits"'),)
@@ -84,8 +84,7 @@ class Problem(falcon.HTTPError):
         super().__init__(row.status, title=row.title, description=detail or row.meaning)
         self.kind = kind
         self.extension = {'parameter': parameter} if parameter else {}
-        self.headers = {'Content-Type': PROBLEM_JSON, 'Cache-Control': 'no-store'}
-        self.headers.update(row.headers)
+        self.headers = HEADERS | dict(row.headers)
 
     def body(self, request_id: str) -> bytes:
         """Return the problem details object."""

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from time import monotonic
 
 import psycopg
@@ -17,6 +19,7 @@ from api.database.sessions import Session, Sessions
 from api.http.problems import PROBLEMS
 from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings
+from db.embedded import EmbeddedServer
 from tests.support import (
     DEADLINE_S,
     ApiProcess,
@@ -128,6 +131,9 @@ def test_server_cancels_in_time_and_the_session_stays(database_url: str) -> None
 
 
 # the sessions of the pool that open_sessions opens
+READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
+# to the login, and to the two statements that set a session up
+ANSWERS_OF_SET_UP = 3
 OF_POOL = (
     "from pg_stat_activity where application_name = 'membership-benefits-api/one'"
     ' and datname = current_database()'
@@ -139,9 +145,8 @@ def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Call
     """Open a pool of one session; yields it, and what fetches an answer by way of it."""
     function = load_function(FOLDER / 'inactivity_periods.sql')
     values = {'venue_id': 1, 'timestamp': None}
-    configured = Settings(
-        database_url=url, pool_size=1, **{'pool_timeout_s': DEADLINE_S} | settings
-    )
+    defaults = {'pool_size': 1, 'pool_timeout_s': DEADLINE_S}
+    configured = Settings(database_url=url, **defaults | settings)
     with closing(Sessions(configured, Metrics(), name='one')) as sessions:
 
         def fetch(wait_s: float = DEADLINE_S) -> bytes:
@@ -188,6 +193,84 @@ def test_sign_of_life_is_waited_for_as_a_report_without_a_limit_of_its_own(
                     clients.submit(sessions.ping).result(DEADLINE_S)
             finally:
                 os.kill(pid, signal.SIGCONT)
+
+
+class Relay:
+    """A way to a server that holds back how connections are made, but for the first.
+
+    The second is held in its last moment, when the server has no more to do with it; those that
+    come later from their beginning.
+    """
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = f'{server.base_dir}/tmp/.s.PGSQL.5432'
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self._listener.getsockname()[1]
+        self.taken_in = 0
+        self.second_is_made, self.release_second, self.release_others = (
+            threading.Event() for _ in range(3)
+        )
+        self.second_has_ended = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                self.taken_in += 1
+                for way in (self._to_server, self._to_client):
+                    arguments = (client, server, self.taken_in)
+                    threading.Thread(target=way, args=arguments, daemon=True).start()
+
+    def _to_server(self, client: socket.socket, server: socket.socket, number: int) -> None:
+        with suppress(OSError):
+            while said := client.recv(4096):
+                server.sendall(said)
+        if number == 2:
+            self.second_has_ended.set()
+
+    def _to_client(self, client: socket.socket, server: socket.socket, number: int) -> None:
+        answers = 0
+        with suppress(OSError), client, server:
+            while said := server.recv(4096):
+                answers += said.count(READY_FOR_QUERY)
+                if number == 2 and answers == ANSWERS_OF_SET_UP:
+                    self.second_is_made.set()
+                    self.release_second.wait(DEADLINE_S)
+                if number > 2:
+                    self.release_others.wait(DEADLINE_S)
+                client.sendall(said)
+
+    def __enter__(self) -> 'Relay':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.release_second.set()
+        self.release_others.set()
+
+
+def test_session_that_was_being_made_when_others_were_lost_is_not_used(
+    rows: Rows, database_url: str, server: EmbeddedServer
+) -> None:
+    name = rows.connection.info.dbname
+    pool = {'pool_size': 2, 'pool_min_size': 2}
+    with Relay(server) as relay, ThreadPoolExecutor(1) as clients:
+        url = f'postgresql://postgres@127.0.0.1:{relay.port}/{name}?sslmode=disable'
+        with open_sessions(url, **pool) as (_, fetch):
+            assert fetch() == b'[]'
+            assert relay.second_is_made.wait(DEADLINE_S)
+            rows.connection.execute(f'select pg_terminate_backend(pid) {OF_POOL}')
+            wait_for(lambda: rows.connection.execute(f'select 1 {OF_POOL}').fetchone() is None)
+            answer = clients.submit(fetch)
+            # the first is lost, and another is being made for it
+            wait_for(lambda: relay.taken_in == 3)
+            relay.release_second.set()
+            assert relay.second_has_ended.wait(DEADLINE_S)
+            relay.release_others.set()
+            assert answer.result(DEADLINE_S) == b'[]'
 
 
 def test_statement_that_lost_its_session_waits_for_a_new_one(rows: Rows, database_url: str) -> None:

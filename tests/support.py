@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 DEADLINE_S = 60
 # where a database is away, that is how long each answer takes
 BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
+# with which PostgreSQL ends the answer to a login or a statement
+READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
 SAYS_WHERE_IT_IS = {'PYTHONFAULTHANDLER': '1'}
 
 numbers = itertools.count(1)

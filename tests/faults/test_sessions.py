@@ -22,6 +22,7 @@ from api.telemetry.timings import Timings
 from db.embedded import EmbeddedServer
 from tests.support import (
     DEADLINE_S,
+    READY_FOR_QUERY,
     ApiProcess,
     Rows,
     locked_uses,
@@ -130,10 +131,9 @@ def test_server_cancels_in_time_and_the_session_stays(database_url: str) -> None
                 session.execute('select pg_sleep(60)')
 
 
-# the sessions of the pool that open_sessions opens
-READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
 # to the login, and to the two statements that set a session up
 ANSWERS_OF_SET_UP = 3
+# the sessions of the pool that open_sessions opens
 OF_POOL = (
     "from pg_stat_activity where application_name = 'membership-benefits-api/one'"
     ' and datname = current_database()'
@@ -142,7 +142,7 @@ OF_POOL = (
 
 @contextmanager
 def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Callable]]:
-    """Open a pool of one session; yields it, and what fetches an answer by way of it."""
+    """Open a pool, by default of one session; yields it, and what fetches answers with it."""
     function = load_function(FOLDER / 'inactivity_periods.sql')
     values = {'venue_id': 1, 'timestamp': None}
     defaults = {'pool_size': 1, 'pool_timeout_s': DEADLINE_S}

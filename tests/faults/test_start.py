@@ -20,6 +20,7 @@ from db.embedded import EmbeddedServer, load
 from tests.support import (
     BRIEF,
     DEADLINE_S,
+    READY_FOR_QUERY,
     ROOT,
     SAYS_WHERE_IT_IS,
     ApiProcess,
@@ -41,7 +42,6 @@ CHECKS_THAT_WAIT = (
     "select count(*) from pg_stat_activity where application_name like 'membership%/0'"
     " and wait_event_type = 'Lock'"
 )
-READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
 
 
 class Muzzle:

@@ -389,6 +389,15 @@ def workers(api: ApiProcess) -> list[psutil.Process]:
     return psutil.Process(api.process.pid).children()
 
 
+def suspend(process: psutil.Process) -> None:
+    """Suspend a process, and wait until it is: its first thread has to run to take the signal.
+
+    Once that one has stopped none of the others runs on: it has told them.
+    """
+    process.suspend()
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
 @contextmanager
 def client_of_each_worker(
     api: ApiProcess, count: int | None = None

@@ -31,6 +31,7 @@ from tests.support import (
     metric,
     patient_environment,
     run,
+    suspend,
     until,
     wait_for,
     wait_until_busy,
@@ -177,7 +178,7 @@ def test_nobody_gets_in_who_would_be_left_behind(sample_url: str, start_api: Cal
     address = ('127.0.0.1', api.port)
     wait_for(lambda: len(workers(api)) == 2)
     first, last = workers(api)
-    last.suspend()
+    suspend(last)
     # its listening socket is still open
     api.process.terminate()
     first.wait(DEADLINE_S)

@@ -26,6 +26,7 @@ from tests.support import (
     locked_uses,
     patient_environment,
     run,
+    suspend,
     system_program,
     wait_for,
     workers,
@@ -56,7 +57,7 @@ def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiP
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='8')
     wait_for(lambda: len(workers(api)) == 2)
     stuck, other = workers(api)
-    stuck.suspend()
+    suspend(stuck)
     # it has the fewest connections, and nobody waits for it to take some: to leave it each one for
     # as long as it may take a busy worker would be 40 until it is replaced
     taken = 0
@@ -85,7 +86,7 @@ def test_service_that_was_paused_keeps_its_workers(
     before = workers(api)
     paused = [psutil.Process(api.process.pid), *before]
     for process in paused:
-        process.suspend()
+        suspend(process)
     time.sleep(6)  # so long that each of them counts as silent: this is what is tested
     for process in paused:
         process.resume()
@@ -176,7 +177,7 @@ def test_stuck_workers_end_together(sample_url: str, start_api: Callable[..., Ap
     wait_for(lambda: len(workers(api)) == count)
     stuck = workers(api)
     for worker in stuck:
-        worker.suspend()
+        suspend(worker)
     api.process.terminate()
     # one after the other, they would take longer
     assert api.process.wait(DEADLINE_S) == 0

@@ -88,6 +88,8 @@ class EmbeddedServer(Postgresql):
         EmbeddedServerError: No server programs were found, or no user to run them as.
     """
 
+    DEFAULT_KILL_TIMEOUT = 60.0  # seconds, for its last checkpoint
+
     def __init__(self, **options: str) -> None:
         self.binaries = find_binaries()
         self._uid, self._gid = unprivileged_user()

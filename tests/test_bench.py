@@ -13,6 +13,7 @@ from tests.bench.results import Results, ratio
 from tests.bench.servers import CORES, Server
 from tests.bench.tables import filled, markdown, tables
 from tests.support import (
+    DEADLINE_S,
     ROOT,
     ApiProcess,
     GuardedServer,
@@ -73,7 +74,7 @@ def test_spread_is_what_each_worker_has(start_api: Callable[..., ApiProcess]) ->
         api = start_api(DATABASE_URL=where.served(where.make('empty')), API_WORKERS='2')
         server = Server('ours', api.url, api.process.pid, api.log)
         with client_of_each_worker(api), httpx.Client(base_url=api.url) as third:
-            third.get('/live')
+            third.get('/live', timeout=DEADLINE_S)
             # a worker's connections to the database are not its clients'
             clients = [ports(worker) - {database.settings['port']} for worker in workers(api)]
             counts = sorted(map(len, clients), reverse=True)

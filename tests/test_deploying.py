@@ -20,10 +20,10 @@ from tests.pages import blocks, command
 from tests.support import (
     DEADLINE_S,
     ROOT,
-    clean_environment,
     free_port,
     is_listening,
     missing,
+    patient_environment,
     run,
     system_program,
     wait_for,
@@ -160,7 +160,7 @@ def test_steps(tmp_path: Path, repository: Path, sample_url: str) -> None:
     }.items():
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    environment = clean_environment() | {'REPOSITORY': str(repository)}
+    environment = patient_environment() | {'REPOSITORY': str(repository)}
     environment['PATH'] = f'{programs}:{environment["PATH"]}'
 
     def finish(folder: Path, *words: str) -> subprocess.CompletedProcess:
@@ -266,7 +266,7 @@ def test_recipe_serves_from_a_folder_that_it_cannot_write(tmp_path: Path, sample
         launch = [setpriv, '--bounding-set=-all,+dac_read_search', '--no-new-privs']
     options = {
         'cwd': recipe.workdir,
-        'env': clean_environment()
+        'env': patient_environment()
         | recipe.environment
         | {'API_PORT': str(port), 'API_WORKERS': '2', 'DATABASE_URL': sample_url}
         | {'TMPDIR': str(temporary), 'HOME': '/'},
@@ -288,9 +288,10 @@ def test_recipe_serves_from_a_folder_that_it_cannot_write(tmp_path: Path, sample
             try:
                 wait_for(lambda: process.poll() is not None or is_listening(port))
                 assert process.poll() is None, log.read_text()
-                assert succeeds(recipe.commands['HEALTHCHECK'])
+                wait_for(lambda: succeeds(recipe.commands['HEALTHCHECK']))
                 for path in ('/ready', '/venues/top-benefits', '/docs', '/metrics'):
-                    assert httpx.get(f'http://127.0.0.1:{port}{path}').status_code == 200
+                    answer = httpx.get(f'http://127.0.0.1:{port}{path}', timeout=DEADLINE_S)
+                    assert answer.status_code == 200
             finally:
                 process.send_signal(recipe.stop_signal)
             assert process.wait(DEADLINE_S) == 0

@@ -129,16 +129,16 @@ def test_sessions_name_their_worker(api: ApiProcess, sample_url: str) -> None:
     import psycopg  # noqa: PLC0415
 
     for _ in range(20):
-        assert httpx.get(api.url + AVAILABLE).status_code == 200
-    with psycopg.connect(sample_url) as connection:
-        names = connection.execute(
-            'select distinct application_name from pg_stat_activity'
-            " where datname = current_database() and application_name like 'membership%'"
-        ).fetchall()
-    assert {name for (name,) in names} <= {
-        f'membership-benefits-api/{number}' for number in range(1, len(workers(api)) + 1)
-    }
-    assert names
+        assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
+    query = (
+        'select distinct application_name from pg_stat_activity'
+        " where datname = current_database() and application_name like 'membership%'"
+    )
+    expected = {f'membership-benefits-api/{number}' for number in range(1, len(workers(api)) + 1)}
+    with psycopg.connect(sample_url, autocommit=True) as connection:
+        # until those of the check, and of services before this one, have ended
+        wait_for(lambda: {name for (name,) in connection.execute(query)} <= expected)
+        assert connection.execute(query).fetchall()
 
 
 def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:

@@ -117,14 +117,14 @@ class Supervisor:
         turned_at = time.monotonic()
         try:
             for post in self._posts:
-                self._see_to(post)
+                self._see_to(post, turned_at)
             self._tell_that_it_serves()
             while not self._signals.count:
                 if time.monotonic() - turned_at > HELD_UP_S:
                     self._forgive()
                 turned_at = time.monotonic()
                 for post in self._posts:
-                    self._see_to(post)
+                    self._see_to(post, turned_at)
                 self._metrics.publish()
                 self._check.attend()
                 self._signals.wait(TURN_S)
@@ -139,10 +139,16 @@ class Supervisor:
         if not self._settings.token_sha256 and not ipaddress.ip_address(host).is_loopback:
             log.warning('whoever reaches this address may read the reports: no token is set')
 
-    def _see_to(self, post: Post) -> None:
-        """End a worker that is silent, or start the next one where one has ended."""
+    def _see_to(self, post: Post, now: float) -> None:
+        """End a worker that is silent, or start the next one where one has ended.
+
+        Args:
+            post: Its place.
+            now: When this turn began, by time.monotonic(): if this process is stopped since, the
+                next turn knows, and a worker that was stopped with it is not taken for silent.
+        """
         if post.child and post.child.is_alive():
-            silent_s = time.monotonic() - self._beats[post.number - 1]
+            silent_s = now - self._beats[post.number - 1]
             if silent_s > self._settings.worker_timeout_s and not post.fate:
                 post.fate = f'gave no sign of life for {silent_s:.0f} s and was killed'
                 post.child.send(signal.SIGKILL)

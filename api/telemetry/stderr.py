@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 4096
 # how long lines are gathered before they are written at once
 GATHERING_S = 0.1
-FLUSH_S = 0.25
+# so long the end of a process waits for that, where nobody reads
+FLUSH_S = 1.0
 
 
 class Stderr(io.TextIOBase):

@@ -273,6 +273,10 @@ class Soak:
             found = connection.execute(f'select pid from pg_stat_activity where {OURS}')
             return [pid for (pid,) in found]
 
+    def wait_for_sessions(self) -> None:
+        """Wait until all of the pools' sessions are there."""
+        wait_for(lambda: len(self.pids()) == WORKERS * POOL_SIZE)
+
     def crowd(self, paths: list[str]) -> Counter[str]:
         """Ask for many paths at the same time; returns how many ended how."""
         found = Counter()
@@ -342,6 +346,7 @@ def restart_database(soak: Soak) -> None:
     soak.server.child_process = None
     soak.wait_for_outcome(UNAVAILABLE)
     soak.server.start()
+    soak.wait_for_sessions()
 
 
 def crash_backend(soak: Soak) -> None:
@@ -366,6 +371,7 @@ def crash_backend(soak: Soak) -> None:
         return True
 
     wait_for(is_back)
+    soak.wait_for_sessions()
 
 
 def end_backends(soak: Soak) -> None:
@@ -484,7 +490,7 @@ def limit_files(soak: Soak) -> None:
     """Let one worker open few more files, and more clients connect than that."""
     worker, *_ = soak.workers()
     # a session that the fault before has ended needs a file as well
-    wait_for(lambda: len(soak.pids()) == WORKERS * POOL_SIZE)
+    soak.wait_for_sessions()
     limit = worker.num_fds() + 10
     with limited(worker, resource.RLIMIT_NOFILE, limit), ExitStack() as stack:
         for _ in range(40):
@@ -601,7 +607,7 @@ def test_random_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> N
     with soak:
         soak.wait_for_more(1000)
     assert soak.wrong == []
-    wait_for(lambda: len(soak.pids()) == WORKERS * POOL_SIZE)
+    soak.wait_for_sessions()
     before = soak.figures()
     print(f'begin: {before}')
 
@@ -639,7 +645,7 @@ def test_random_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> N
     assert all(left[name] <= margin for name, margin in MARGINS.items()), (
         f'left behind: {left}, allowed: {MARGINS}; before: {before}, after: {after}'
     )
-    wait_for(lambda: len(soak.pids()) == WORKERS * POOL_SIZE)
+    soak.wait_for_sessions()
     for api in soak.apis:
         assert api.stop() == 0
         errors = [line for line in api.output().splitlines() if 'level=error' in line]

@@ -107,7 +107,7 @@ def test_lock_over_the_check_is_waited_for(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess], settings: dict[str, str]
 ) -> None:
     with locked_uses(database_url):
-        api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5', **settings)
+        api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='3', **settings)
         assert api.get('/live').status_code == 200
         assert re.search(r'cannot be checked: \S+\.sql: .*\(database clone_\d+ on ', api.output())
     assert api.get(TOP).status_code == 200
@@ -119,7 +119,7 @@ def test_check_on_demand_tells_of_a_lock(
     rows: Rows, database_url: str, settings: dict[str, str]
 ) -> None:
     with locked_uses(database_url):
-        checked = run_check(database_url, API_STATEMENT_TIMEOUT_S='0.5', **settings)
+        checked = run_check(database_url, API_STATEMENT_TIMEOUT_S='3', **settings)
     assert re.match(
         r'error: the database cannot be checked: /\S+/top_benefits\.sql: ', reason(checked)
     )

@@ -97,6 +97,7 @@ def test_pools_of_all_workers_are_added_up(sample_url: str, start_api: Callable)
 def test_processes_are_added_up(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
     parent = psutil.Process(api.process.pid)
+    wait_for(lambda: len(parent.children()) == 2)
     processes = [parent, *parent.children()]
     [worker, _] = parent.children()
     worker.rlimit(psutil.RLIMIT_NOFILE, (1000, 1000))

@@ -198,10 +198,10 @@ def test_slow_statement_is_a_timeout_and_its_session_has_a_name(
     rows.connection.execute('drop table benefit_usage')
     rows.connection.execute(
         'create view benefit_usage as select 1 as id, 1 as "personId", 1 as "benefitId",'
-        ' timestamp \'2024-01-01\' as "usageTimestamp" from pg_sleep(3)'
+        ' timestamp \'2024-01-01\' as "usageTimestamp" from pg_sleep(600)'
     )
     rows.benefit(1)
-    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5')
+    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='3')
     assert api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00')).status_code == 504
     [activity] = rows.connection.execute(
         'select application_name from pg_stat_activity'

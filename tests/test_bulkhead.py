@@ -31,11 +31,15 @@ class Way:
         self.made_way = 0
         self._lock = threading.Lock()
         self._metrics = Metrics()
-        patience = {'pool_timeout_s': DEADLINE_S, 'statement_timeout_s': 2.0 * DEADLINE_S}
+        patience = {
+            'connect_timeout_s': DEADLINE_S,
+            'pool_timeout_s': DEADLINE_S,
+            'statement_timeout_s': 2.0 * DEADLINE_S,
+        }
         configured = Settings(pool_size=2, pool_min_size=2, **patience | settings)
-        sessions = Sessions(configured, self._metrics, name='way')
-        stack.callback(sessions.close)
-        self._bulkhead = Bulkhead(sessions, configured, self._metrics, self._make_way)
+        self._sessions = Sessions(configured, self._metrics, name='way')
+        stack.callback(self._sessions.close)
+        self._bulkhead = Bulkhead(self._sessions, configured, self._metrics, self._make_way)
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def _make_way(self) -> None:
@@ -51,6 +55,11 @@ class Way:
         """Ask in a thread."""
         return self._threads.submit(self.ask, person, is_slow=is_slow)
 
+    def is_ready(self) -> bool:
+        """Tell whether both sessions are there."""
+        self._sessions.publish_figures()
+        return b'database_connections{state="idle"} 2.0' in self._metrics.exposition()
+
     def has_shared(self, count: int) -> bool:
         """Tell whether so many answers were taken from identical requests."""
         return b'shared_answers_total %.1f' % count in self._metrics.exposition()
@@ -61,11 +70,9 @@ def way(rows: Rows, url: str, **settings: object) -> Iterator[Way]:
     """Build it for the block of a with statement."""
     rows.benefit(1)
     rows.people(2, 3, 4)
-    query = "select count(*) from pg_stat_activity where application_name like '%/way'"
-    query += ' and datname = current_database()'
     with ExitStack() as stack:
         built = Way(stack, database_url=url, **settings)
-        wait_for(lambda: rows.connection.execute(query).fetchone() == (2,))
+        wait_for(built.is_ready)
         yield built
 
 

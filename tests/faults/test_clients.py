@@ -122,14 +122,16 @@ def test_crowd_of_bad_clients_disturbs_nobody_and_leaves_nothing(
             answer = client.get(TOP, headers={'Accept-Encoding': 'identity'})
             assert len(answer.content) > 10 * MIB
     found = [memory(api)]
-    for number in range(4):
+    # the answers nobody read are 1000 MiB; what is kept for 750 connections is kept once, of which
+    # most is seen after the second time, and all as soon as two times add nothing
+    for number in range(10):
         disturb(api, answered=2 + 50 * number)
         found.append(memory(api))
-    print(f'{[round(memory / MIB) for memory in found]} MiB')
-    # the answers nobody read are 1000 MiB; what is kept for 750 connections is kept once, of which
-    # all is seen after the second time
-    assert found[2] - found[0] < 96 * MIB
-    assert found[4] - found[2] < 8 * MIB
+        if number > 2 and found[-1] - found[-3] < 8 * MIB:
+            break
+    else:
+        raise AssertionError(f'{[round(memory / MIB) for memory in found]} MiB')
+    assert found[-1] - found[0] < 128 * MIB
 
 
 @pytest.mark.slow

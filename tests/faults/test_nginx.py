@@ -235,7 +235,7 @@ def test_unchanged_answer_is_renewed_by_a_304(
 def test_outage_gives_what_is_kept_and_keeps_no_error(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
-    api = start_api(DATABASE_URL=database_url, API_CACHE_SECONDS='1')
+    api = start_api(DATABASE_URL=database_url, API_CACHE_SECONDS='1', API_CACHE_STALE_SECONDS='600')
     proxy = start_proxy(api)
     kept = proxy.get(TOP)
     rows.connection.execute('alter table benefit_usage rename to gone')
@@ -373,7 +373,7 @@ def test_without_tls_there_is_only_the_way_to_tls(pair: tuple[ApiProcess, Proxy]
     api, proxy = pair
     before = settled_output(api)
     for path in (AVAILABLE, '/metrics', '/docs'):
-        answer = httpx.get(proxy.plain_url + path, headers={'Host': NAME})
+        answer = httpx.get(proxy.plain_url + path, headers={'Host': NAME}, timeout=DEADLINE_S)
         assert answer.status_code == 308
         assert answer.headers['location'] == f'https://{NAME}{path}'
     assert api.output() == before

@@ -198,6 +198,7 @@ def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
     url = start_bouncer(default_pool_size=1)
     api = start_api(DATABASE_URL=url, API_WORKERS='1', **TRANSACTION_MODE)
     assert api.get(PATHS[0]).status_code == 200
+    wait_for(lambda: sessions(admin) == 1)  # and those of PgBouncers before have ended
     query = 'select application_name, pg_terminate_backend(pid) from pg_stat_activity'
     killed = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
     assert killed == [('membership-benefits-api/1', True)]
@@ -225,7 +226,7 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
             assert api.get(PATHS[0]).status_code == 504
         # 57014 is what the server said; our own patience has no code
         wait_for(lambda: 'statement cancelled: 57014' in api.output())
-        assert api.get('/ready').status_code == 200
+        wait_for(lambda: api.get('/ready').status_code == 200)
     finally:
         admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")
 
@@ -261,7 +262,7 @@ def test_restart_under_load(
         client.result()
     assert set(found) == {200, 503}
     for path in PATHS:
-        assert api.get(path).status_code == 200
+        wait_for(lambda path=path: api.get(path).status_code == 200)
 
 
 def test_prepared_statements_through_a_pgbouncer_that_knows_them(
@@ -284,7 +285,7 @@ def test_prepared_statements_through_a_pgbouncer_that_knows_them(
         API_POOL_TIMEOUT_S='30',
     )
     assert_all_work(api, own_server)
-    assert 1 <= sessions(admin) <= 2
+    wait_for(lambda: 1 <= sessions(admin) <= 2)
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
         query = 'select statement from pg_prepared_statements'
         assert [s for (s,) in connection.execute(query) if s.startswith('/* ')]

@@ -61,12 +61,12 @@ def test_session_is_set_as_configured(
 def test_report_has_a_timeout_of_its_own(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    make_slow(rows, 0.6)
+    make_slow(rows, 4)
     api = start_api(
         DATABASE_URL=database_url,
         API_WORKERS='1',
         API_POOL_SIZE='1',  # so both run in the same session
-        API_STATEMENT_TIMEOUT_S='0.2',
+        API_STATEMENT_TIMEOUT_S='1',
         API_REPORT_TIMEOUTS_S='{inactivity_periods = 60}',
     )
     for _ in range(2):
@@ -125,7 +125,8 @@ def test_statement_that_fails_twice_is_not_run_again(
 
 def test_server_cancels_in_time_and_the_session_stays(database_url: str) -> None:
     with Session.connect(database_url, autocommit=True) as session:
-        session.set_up(Settings(statement_timeout_s=0.1))
+        session.set_up(Settings(statement_timeout_s=0.5))
+        session.patience_s = DEADLINE_S
         for _ in range(5):
             with pytest.raises(psycopg.errors.QueryCanceled, match='statement timeout'):
                 session.execute('select pg_sleep(60)')
@@ -145,7 +146,12 @@ def open_sessions(url: str, **settings: object) -> Iterator[tuple[Sessions, Call
     """Open a pool, by default of one session; yields it, and what fetches answers with it."""
     function = load_function(FOLDER / 'inactivity_periods.sql')
     values = {'venue_id': 1, 'timestamp': None}
-    defaults = {'pool_size': 1, 'pool_timeout_s': DEADLINE_S}
+    defaults = {
+        'pool_size': 1,
+        'connect_timeout_s': DEADLINE_S,
+        'pool_timeout_s': DEADLINE_S,
+        'statement_timeout_s': 2.0 * DEADLINE_S,
+    }
     configured = Settings(database_url=url, **defaults | settings)
     with closing(Sessions(configured, Metrics(), name='one')) as sessions:
 
@@ -182,7 +188,7 @@ def test_sign_of_life_waits_for_a_session_as_long_as_configured(
 def test_sign_of_life_is_waited_for_as_a_report_without_a_limit_of_its_own(
     rows: Rows, database_url: str
 ) -> None:
-    settings = {'statement_timeout_s': 0.2, 'report_timeouts_s': {'inactivity_periods': 3600.0}}
+    settings = {'statement_timeout_s': 1.0, 'report_timeouts_s': {'inactivity_periods': 3600.0}}
     with open_sessions(database_url, **settings) as (sessions, fetch):
         fetch()
         [[pid]] = rows.connection.execute(f'select pid {OF_POOL}').fetchall()

@@ -398,6 +398,17 @@ def suspend(process: psutil.Process) -> None:
     wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
+def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:
+    """Suspend a server with all its processes; returns them."""
+    postmaster = psutil.Process(server.server_pid)
+    suspend(postmaster)  # so that it starts no more of them
+    processes = postmaster.children()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    return [*processes, postmaster]
+
+
 @contextmanager
 def client_of_each_worker(
     api: ApiProcess, count: int | None = None

@@ -9,7 +9,7 @@ import psutil
 import psycopg
 
 from db.embedded import EmbeddedServer, EmbeddedServerError
-from tests.support import DEADLINE_S, clean_environment, program, suspend, until
+from tests.support import DEADLINE_S, clean_environment, program, suspend_server, until
 
 SESSIONS = "from pg_stat_activity where application_name like 'membership-benefits-api/%%'"
 
@@ -76,13 +76,8 @@ def sessions(server: EmbeddedServer, file: str = '') -> int:
 
 def kill(server: EmbeddedServer) -> None:
     """End a server with all its processes, as a power cut does; `start` brings it back."""
-    postmaster = psutil.Process(server.server_pid)
-    suspend(postmaster)  # so that it starts no more of them
-    processes = [*postmaster.children(), postmaster]
     # a session that outlives another may be the one with which the other's request is tried again
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
+    processes = suspend_server(server)
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -21,7 +21,7 @@ from tests.support import (
     Rows,
     locked_uses,
     metric,
-    suspend,
+    suspend_server,
     until,
     wait_for,
     workers,
@@ -305,13 +305,8 @@ def test_crowd_at_ready_locks_nobody_out_while_the_database_is_stopped(
             wait_for(lambda: metric(api, 'database_connections{state="idle"}') == 1)
         else:
             wait_for(lambda: api.get('/ready').status_code == 200)
-        postmaster = psutil.Process(own.server_pid)
-        suspend(postmaster)  # so that it starts no more of them
-        stopped = [*postmaster.children(), postmaster]
+        stopped = suspend_server(own)
         try:
-            for process in stopped:
-                with suppress(psutil.NoSuchProcess):
-                    process.suspend()
             with ExitStack() as stack:
                 crowd = [
                     stack.enter_context(

@@ -224,7 +224,6 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
         with admin.transaction():
             admin.execute('lock table benefit_usage')
             assert api.get(PATHS[0]).status_code == 504
-        # 57014 is what the server said; our own patience has no code
         wait_for(lambda: 'statement cancelled: 57014' in api.output())
         wait_for(lambda: api.get('/ready').status_code == 200)
     finally:

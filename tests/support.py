@@ -448,8 +448,11 @@ def settled_output(api: ApiProcess) -> str:
 
 
 def ports(worker: psutil.Process) -> set[int]:
-    """Return the ports of a worker's clients; a check, which is no worker, may have ended."""
-    with suppress(psutil.NoSuchProcess):
+    """Return the ports of a worker's clients.
+
+    A check, which is no worker, may have ended, or be ending, which only root may look at.
+    """
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return {client.raddr.port for client in worker.net_connections() if client.raddr}
     return set()
 

@@ -95,7 +95,8 @@ class Server:
         port = int(self.url.rpartition(':')[2])
         counts = []
         for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
+            # one that is ending may be looked at by root only
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 ports = [
                     connection.laddr.port
                     for connection in process.net_connections('tcp')

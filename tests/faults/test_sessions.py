@@ -240,14 +240,17 @@ class Relay:
     def _to_client(self, client: socket.socket, server: socket.socket, number: int) -> None:
         answers = 0
         with suppress(OSError), client, server:
-            while said := server.recv(4096):
-                answers += said.count(READY_FOR_QUERY)
-                if number == 2 and answers == ANSWERS_OF_SET_UP:
-                    self.second_is_made.set()
-                    self.release_second.wait(DEADLINE_S)
-                if number > 2:
-                    self.release_others.wait(DEADLINE_S)
-                client.sendall(said)
+            with suppress(ConnectionResetError):  # by a server that ends with something unread
+                while said := server.recv(4096):
+                    answers += said.count(READY_FOR_QUERY)
+                    if number == 2 and answers == ANSWERS_OF_SET_UP:
+                        self.second_is_made.set()
+                        self.release_second.wait(DEADLINE_S)
+                    if number > 2:
+                        self.release_others.wait(DEADLINE_S)
+                    client.sendall(said)
+            # the other thread reads from it, so that closing it tells the client nothing
+            client.shutdown(socket.SHUT_WR)
 
     def __enter__(self) -> 'Relay':
         return self

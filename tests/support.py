@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import psutil
@@ -447,14 +447,20 @@ def settled_output(api: ApiProcess) -> str:
     return api.output()
 
 
-def ports(worker: psutil.Process) -> set[int]:
-    """Return the ports of a worker's clients.
+def connections(process: psutil.Process) -> list[Any]:
+    """Return the TCP connections of a process as psutil has them; none if it ends, or has ended.
 
-    A check, which is no worker, may have ended, or be ending, which only root may look at.
+    A check of the database comes and goes, and one that is ending may be looked at by root only.
     """
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        return {client.raddr.port for client in worker.net_connections() if client.raddr}
-    return set()
+        found = process.net_connections('tcp')
+        return [connection for connection in found if connection.status == psutil.CONN_ESTABLISHED]
+    return []
+
+
+def ports(worker: psutil.Process) -> set[int]:
+    """Return the ports of a worker's peers: its clients and the database."""
+    return {connection.raddr.port for connection in connections(worker)}
 
 
 def system_program(name: str, package: str) -> str:

@@ -23,7 +23,7 @@ from tests.bench.results import (
     OURS_QUIET,
     OURS_UNCOUNTED,
 )
-from tests.support import ROOT, clean_environment, free_port, until
+from tests.support import ROOT, clean_environment, connections, free_port, until
 
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CORES = os.cpu_count() or 1
@@ -93,16 +93,10 @@ class Server:
     def spread(self) -> list[int]:
         """Return how many connections each worker has now, most first."""
         port = int(self.url.rpartition(':')[2])
-        counts = []
-        for process in self.processes():
-            # one that is ending may be looked at by root only
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                ports = [
-                    connection.laddr.port
-                    for connection in process.net_connections('tcp')
-                    if connection.status == psutil.CONN_ESTABLISHED
-                ]
-                counts.append(ports.count(port))
+        counts = [
+            sum(connection.laddr.port == port for connection in connections(process))
+            for process in self.processes()
+        ]
         # the parent has none, and neither have other processes that do not answer
         counts.sort(reverse=True)
         return (counts + [0] * CORES)[: max(CORES, sum(count > 0 for count in counts))]

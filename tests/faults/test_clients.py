@@ -9,7 +9,15 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import DEADLINE_S, ApiProcess, Rows, client_of_each_worker, metric, wait_for
+from tests.support import (
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    client_of_each_worker,
+    connections,
+    metric,
+    wait_for,
+)
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'
@@ -78,9 +86,9 @@ def open_files(api: ApiProcess) -> int:
 def connected(api: ApiProcess) -> int:
     """Return how many clients are connected to the API's workers."""
     return sum(
-        connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == api.port
+        connection.laddr.port == api.port
         for process in family(api)
-        for connection in process.net_connections('tcp')
+        for connection in connections(process)
     )
 
 

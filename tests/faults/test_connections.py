@@ -19,6 +19,7 @@ from tests.support import (
     DEADLINE_S,
     ApiProcess,
     Rows,
+    connections,
     locked_uses,
     metric,
     suspend_server,
@@ -42,10 +43,7 @@ def cpu_s(api: ApiProcess) -> float:
 def connection_counts(api: ApiProcess) -> list[int]:
     """Return how many clients each worker has."""
     return [
-        sum(
-            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == api.port
-            for connection in worker.net_connections('tcp')
-        )
+        sum(connection.laddr.port == api.port for connection in connections(worker))
         for worker in workers(api)
     ]
 

@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 
 import httpx
-import psutil
 import psycopg
 import pytest
 import trustme
@@ -24,9 +23,11 @@ from tests.support import (
     Daemon,
     Rows,
     cloned,
+    connections,
     free_port,
     settled_output,
     wait_for,
+    workers,
 )
 
 TOP = '/venues/top-benefits'
@@ -336,20 +337,19 @@ def test_request_id_that_is_not_sane_is_replaced_in_both_places(
 def test_connections_to_the_api_are_kept(pair: tuple[ApiProcess, Proxy]) -> None:
     api, proxy = pair
 
-    def connections() -> set[int]:
-        process = psutil.Process(api.process.pid)
+    def proxied() -> set[int]:
         return {
             connection.raddr.port
-            for worker in process.children()
-            for connection in worker.net_connections('tcp')
-            if connection.raddr and connection.laddr.port == api.port
+            for worker in workers(api)
+            for connection in connections(worker)
+            if connection.laddr.port == api.port
         }
 
-    seen = before = connections()
+    seen = before = proxied()
     for _ in range(20):
         proxy.get(AVAILABLE)
-        assert connections()
-        seen = seen | connections()
+        assert proxied()
+        seen = seen | proxied()
     # each of nginx's two workers may have opened one
     assert len(seen - before) <= 2
 

@@ -54,8 +54,8 @@ install: .venv/installed ## Install the locked packages in .venv
 run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
 	@$(RUN) --requests $(BIN)/python -m api
 
-dev: .venv/installed ## As run, and an edited .sql file is live on the next request, a .py file a second later
-	@$(RUN) --requests $(BIN)/python -m api.server.dev
+dev: .venv/installed ## As run, and a saved .sql or .py file is live a second later
+	@GUNICORN_CMD_ARGS="--reload $$GUNICORN_CMD_ARGS" $(RUN) --requests $(BIN)/python -m api
 
 test: .venv/installed ## Run the tests but the slow ones (T=tests/functions: all that are there)
 	@$(PYTEST) $(if $(T),$(T),-m 'not slow')

@@ -1,33 +1,51 @@
 """`python -m api` serves the reports as configured."""
 
 import os
+import shutil
 import signal
+import sys
+import tempfile
+from types import FrameType
 
-# what is imported below takes a while, and Ctrl-C in it shall not print a traceback
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+# where the workers' metrics are added up; prometheus_client looks for it when it is imported
+SHARED_MEMORY = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
+METRICS = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=SHARED_MEMORY)
+os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', METRICS)
+MAIN_PID = os.getpid()
+
+
+def clean_up() -> None:
+    """Remove the metrics; a worker, which is a fork of the main process, leaves them alone."""
+    if os.getpid() == MAIN_PID:
+        shutil.rmtree(METRICS, ignore_errors=True)
+
+
+def end_early(_number: int, _frame: FrameType | None) -> None:
+    """End the process at a signal that comes before gunicorn handles signals."""
+    clean_up()
+    os._exit(0)
+
+
 # the first process of a container gets no signal for which it has no handler
-signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, end_early)
 
 # ruff: noqa: E402
 import argparse
 import secrets
-import sys
 
 from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
 from api.database.functions import FunctionFileError
 from api.http.auth import hash_of
-from api.server.check import NotCheckedError
-from api.server.check_process import Check
-from api.server.process import Signals, keep_standard_descriptors
-from api.server.supervisor import serve
+from api.server.check import NotCheckedError, check_database
+from api.server.service import Service
 
 TOKEN_BYTES = 32
 
 
 def main() -> int:
-    """Serve until a signal; what is wrong with settings or SQL files ends it with one line."""
-    keep_standard_descriptors()
+    """Serve the reports; a wrong setting or SQL file ends the start with one line."""
     parser = argparse.ArgumentParser(prog='python -m api', description=main.__doc__)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -37,15 +55,21 @@ def main() -> int:
         '--token', action='store_true', help='make a bearer token and its hash, and exit'
     )
     arguments = parser.parse_args()
+    # gunicorn would take them for its own
+    del sys.argv[1:]
     try:
         if arguments.token:
             token = secrets.token_urlsafe(TOKEN_BYTES)
             print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
+        elif arguments.check:
+            check(load_settings())
         else:
-            (check if arguments.check else serve)(load_settings())
+            Service().run()
     except (ConfigError, FunctionFileError, NotCheckedError) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1
+    finally:
+        clean_up()
     return 0
 
 
@@ -58,10 +82,9 @@ def check(settings: Settings) -> None:
         NotCheckedError: The database cannot be checked now.
     """
     reports = load_reports(settings)
-    database = Check(settings, reports.values())
     for report, function in reports.items():
         print(f'{report.path}: {function.path}', flush=True)
-    for warning in database.run(Signals()):
+    for warning in check_database(settings, reports.values()):
         print(f'warning: {warning}', file=sys.stderr)
 
 

@@ -25,7 +25,7 @@ from api.http.pages import Entrance, Page, SwaggerUi
 from api.http.parameters import check_route
 from api.http.problems import add_error_handlers, meanings
 from api.http.reports import Report, ReportResource
-from api.telemetry.metrics import Metrics
+from api.telemetry.metrics import exposition
 from api.telemetry.tracing import TracedRequest, Tracing
 
 # a new report is a file in db/functions and a line here; db/README.md tells the rest
@@ -79,18 +79,14 @@ def create_app(
     settings: Settings | None = None,
     *,
     reports: dict[Report, Function] | None = None,
-    sessions: Sessions | None = None,
-    metrics: Metrics | None = None,
-    make_way: Callable[[], None] = lambda: None,
+    before_waiting: Callable[[], None] = lambda: None,
 ) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The service's settings; by default those of the environment.
         reports: What is served, and the loaded files; by default loaded now.
-        sessions: Where answers come from; by default on the database that the settings name.
-        metrics: What `/metrics` shows; by default this application's own.
-        make_way: Called by a thread that is about to wait, so that others are served meanwhile.
+        before_waiting: Called by a thread that is about to wait for something.
 
     Raises:
         FunctionFileError: A report's file is missing or does not fit its path.
@@ -98,10 +94,9 @@ def create_app(
     """
     settings = settings or load_settings()
     reports = reports or load_reports(settings)
-    metrics = metrics or Metrics()
-    sessions = sessions or Sessions(settings, metrics)
+    sessions = Sessions(settings, before_waiting)
 
-    app = falcon.App(request_type=TracedRequest, middleware=[Tracing(metrics)])
+    app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])
     if settings.cors_origins:
         app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
     if settings.token_sha256:
@@ -109,11 +104,11 @@ def create_app(
     app.add_middleware(Delivery(settings.gzip_min_bytes))
     add_error_handlers(app)
 
-    bulkhead = Bulkhead(sessions, settings, metrics, make_way)
+    bulkhead = Bulkhead(sessions, settings, before_waiting)
     for report, function in reports.items():
         app.add_route(report.path, ReportResource(report, function, bulkhead, settings))
 
-    probe = Probe(sessions.ping)
+    probe = Probe(sessions.ping, before_waiting)
 
     def ready() -> bytes:
         probe.ping()
@@ -121,8 +116,8 @@ def create_app(
 
     app.add_route('/live', Page(body=lambda: b'{"status": "live"}'))
     app.add_route('/ready', Page(body=ready))
-    exposition = Page(body=metrics.exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
-    app.add_route('/metrics', exposition)
+    metrics = Page(body=exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
+    app.add_route('/metrics', metrics)
     contract = OPENAPI.read_bytes()
     app.add_route('/openapi.json', Page(body=lambda: contract, cache_control='no-cache'))
     app.add_route('/', Entrance([report.path for report in reports]))

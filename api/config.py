@@ -59,11 +59,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: Annotated[str, 'server', HOST] = '127.0.0.1'
     port: Annotated[int, 'server', Meta(ge=0, le=65535)] = 8000
     workers: Annotated[int, 'server', Meta(ge=0, le=1000)] = 0
-    worker_timeout_s: Annotated[float, 'server', Meta(ge=1, le=3600)] = 30.0
-    shutdown_timeout_s: Annotated[float, 'server', Meta(ge=0, le=3600)] = 10.0
+    worker_timeout_s: Annotated[int, 'server', Meta(ge=5, le=3600)] = 30
+    shutdown_timeout_s: Annotated[int, 'server', Meta(ge=1, le=3600)] = 10
     client_timeout_s: Annotated[int, 'server', Meta(ge=1, le=3600)] = 60
-    unread_limit_mb: Annotated[int, 'server', Meta(ge=1, le=1_000_000)] = 256
-    reuse_port: Annotated[bool, 'server', SWITCH] = False
 
     token_sha256: Annotated[tuple[Annotated[str, HASH], ...], 'auth', HASHES] = ()
 

@@ -6,6 +6,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from testing.postgresql import Postgresql
 
 from api.config import ConfigError, Settings, load_settings
-from api.server.listener import listen
 
 FOLDER = Path(__file__).parent
 
@@ -230,11 +230,16 @@ def find_port(settings: Settings) -> int:
     Raises:
         ConfigError: It cannot be had, so the requests that are printed would reach nobody.
     """
+    family = socket.AF_INET6 if ':' in settings.host else socket.AF_INET
     try:
-        with listen(settings) as listener:
+        with socket.create_server((settings.host, settings.port), family=family) as listener:
             return listener.getsockname()[1]
-    except ConfigError as ex:
-        raise ConfigError(f'{ex}; API_PORT=0 takes any port that is free') from ex
+    except OSError as ex:
+        reason = ex.strerror or str(ex)
+        raise ConfigError(
+            f'cannot listen on {settings.host} port {settings.port}: {reason}; API_PORT=0 takes'
+            ' any port that is free'
+        ) from ex
 
 
 def variables(url: str) -> dict[str, str]:

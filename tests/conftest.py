@@ -1,12 +1,12 @@
 """One PostgreSQL server a run, one database a test, and real API processes in front of it."""
 
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from api.server.process import allow_open_files
 from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port, open_rows
 
@@ -21,7 +21,9 @@ for number, handler in {
         signal.signal(number, handler)
 
 # tests are more clients at once than a process has files by default
-allow_open_files(4096)
+resource.setrlimit(
+    resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+)
 
 
 @pytest.fixture(scope='session')

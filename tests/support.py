@@ -23,7 +23,7 @@ import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
-from api.server.listener import keep_out
+
 from db.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
 
 T = TypeVar('T')
@@ -261,18 +261,6 @@ def body(rows: 'Rows', name: str, **values: object) -> list:
     return rows.answer(name, **values)[0]
 
 
-@functools.cache
-def can_keep_out() -> bool:
-    """Tell whether this system lets this user attach a filter to a socket."""
-    with socket.create_server(('127.0.0.1', 0)) as listener:
-        keep_out(listener)
-        try:
-            socket.create_connection(listener.getsockname(), timeout=0.5).close()
-        except TimeoutError:
-            return True
-        return False
-
-
 def is_listening(port: int) -> bool:
     """Tell whether somebody listens on a port of this machine."""
     with socket.socket() as probe:
@@ -323,7 +311,7 @@ class ApiProcess:
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 
     def _wait_for_port(self, chosen: str) -> int:
-        listening = r'listening on http://127\.0\.0\.1:(\d+)'
+        listening = r'Listening at: http://127\.0\.0\.1:(\d+)'
         for _ in until():
             if found := re.search(listening, self.output()):
                 return int(found[1])

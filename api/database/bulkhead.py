@@ -14,7 +14,7 @@ from api.config import Settings
 from api.database.errors import OverloadedError
 from api.database.functions import Function, Values
 from api.database.sessions import Answer, Sessions
-from api.telemetry.metrics import Metrics
+from api.telemetry import metrics
 from api.telemetry.timings import Timings
 
 
@@ -24,16 +24,14 @@ class Bulkhead:
     Args:
         sessions: Where the answers come from.
         settings: How many may do what at once.
-        metrics: Where shared answers are counted.
-        make_way: Called by a thread that is about to wait, so that others are served meanwhile.
+        before_waiting: Called by a thread that is about to wait.
     """
 
     def __init__(
-        self, sessions: Sessions, settings: Settings, metrics: Metrics, make_way: Callable
+        self, sessions: Sessions, settings: Settings, before_waiting: Callable[[], None]
     ) -> None:
         self._sessions = sessions
-        self._metrics = metrics
-        self._make_way = make_way
+        self._before_waiting = before_waiting
         self._timeout_s = settings.pool_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
         self._places = Semaphore(settings.pool_size + settings.pool_max_waiting)
@@ -60,13 +58,11 @@ class Bulkhead:
             first = self._running.setdefault(key, mine)
             if first is not mine:
                 with self._aside(timings):  # as long as the first, whose every wait has a limit
-                    self._metrics.shared.inc()
+                    metrics.shared.inc()
                     return first.result()
             try:
                 deadline = monotonic() + self._timeout_s
                 with self._turn(deadline, timings) if is_slow else nullcontext():
-                    if self._sessions.are_all_lent():
-                        self._make_way()
                     mine.set_result(self._sessions.fetch(function, values, deadline, timings))
             except BaseException as ex:  # noqa: BLE001 - raised to all who wait for it, here too
                 mine.set_exception(ex)
@@ -88,7 +84,7 @@ class Bulkhead:
     @contextmanager
     def _aside(self, timings: Timings) -> Iterator[None]:
         with taken(self._places_aside), timings.waiting():
-            self._make_way()
+            self._before_waiting()
             yield
 
 

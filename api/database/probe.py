@@ -13,8 +13,9 @@ HOLDS_S = 1.0
 class Probe:
     """Shares a sign of life, so that a crowd who ask for one cost no more than one of them."""
 
-    def __init__(self, ask: Callable[[], None]) -> None:
+    def __init__(self, ask: Callable[[], None], before_waiting: Callable[[], None]) -> None:
         self._ask = ask
+        self._before_waiting = before_waiting
         self._failure: DatabaseError | None = UnavailableError('database not asked yet')
         self._expires_at = 0.0
         self._asking = Lock()
@@ -25,6 +26,8 @@ class Probe:
         left_s = self._asking_since + HOLDS_S - monotonic()
         # before the first answer there is nothing to go on with: it is waited for, for a moment
         wait_s = 0.0 if self._expires_at else min(max(left_s, 0.0), HOLDS_S)
+        if wait_s:
+            self._before_waiting()
         if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
             try:
                 if monotonic() > self._expires_at:

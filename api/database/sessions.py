@@ -1,23 +1,26 @@
 """The sessions on PostgreSQL: a pool of them, and one round trip for each answer."""
 
 import logging
+import os
+import select
 from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any
 
 import psycopg
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
+from psycopg.waiting import Ready, Wait
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from api.config import ConfigError, Settings
 from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
 from api.database.functions import Function, Values
-from api.telemetry.metrics import Metrics
+from api.telemetry import metrics
 from api.telemetry.outage import describe, in_one_line
 from api.telemetry.timings import Timings
 
@@ -26,6 +29,14 @@ APPLICATION_NAME = 'membership-benefits-api'
 GRACE_S = 1.0
 # a request that had to wait already still gets this long for a connection
 LEAST_POOL_TIMEOUT_S = 0.1
+# seconds that a thread waits for an answer before it calls before_waiting. Most answers of a
+# database on the same host come within them, and cost no thread switch
+EAGER_S = 0.0003
+# a session whose last answers were late calls before_waiting at once; now and then it looks again
+DISTANT = 3
+PROBE_EVERY = 64
+# seconds after which psycopg looks at a connection that it waits for
+WAIT_INTERVAL_S = 0.1
 # how a server that vanished is noticed: libpq's parameters, unless the URL has them
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
 
@@ -49,8 +60,11 @@ class ViewLoader(Loader):
 class Session(psycopg.Connection):
     """A connection that does not wait for ever for an answer, but for patience_s seconds."""
 
+    before_waiting: Callable[[], None] = staticmethod(lambda: None)
     patience_s: float | None = None
     timeout_s: float | None = None  # after which the server cancels a statement
+    _exchanges = 0
+    _late = 0
 
     @classmethod
     def connect(cls, conninfo: str = '', **options: Any) -> 'Session':
@@ -61,19 +75,49 @@ class Session(psycopg.Connection):
             place = describe(conninfo_to_dict(conninfo) | options)
             raise psycopg.OperationalError(f'{in_one_line(ex)} ({place})') from None
 
-    def wait(self, *args: Any, **options: Any) -> Any:
+    def wait(
+        self, generator: PQGen, interval: float = WAIT_INTERVAL_S, timeout: float | None = None
+    ) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
 
         Raises:
             psycopg.errors.QueryCanceled: The server did not answer in time; the session is closed.
         """
+        self._exchanges += 1
+        if self._late < DISTANT or self._exchanges % PROBE_EVERY == 0:
+            generator = self._hand_over_when_late(generator)
+        else:
+            self.before_waiting()
         try:
-            return super().wait(*args, **{'timeout': self.patience_s} | options)
+            return super().wait(generator, interval, self.patience_s)
         except psycopg.OperationalError as ex:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
             self.close()
             raise psycopg.errors.QueryCanceled('no answer') from ex
+
+    def _hand_over_when_late(self, generator: PQGen) -> PQGen:
+        """Wait for an answer for EAGER_S; if it is late, call before_waiting and wait on."""
+        try:
+            wanted = next(generator)
+            while wanted != Wait.R:
+                wanted = generator.send((yield wanted))
+            if self._is_readable_soon():
+                self._late = 0
+                wanted = generator.send(Ready.R)
+            else:
+                self._late += 1
+                self.before_waiting()
+            while True:
+                wanted = generator.send((yield wanted))
+        except StopIteration as ex:
+            return ex.value
+
+    def _is_readable_soon(self) -> bool:
+        try:
+            return bool(select.select([self.pgconn.socket], [], [], EAGER_S)[0])
+        except ValueError:  # select knows no more than 1024 descriptors, poll no part of a ms
+            return False
 
     def set_up(self, settings: Settings) -> None:
         """Set how values travel, and what the role does not: read-only, UTC and a timeout."""
@@ -99,21 +143,20 @@ class Sessions:
 
     Args:
         settings: Where the database is and how long to wait for it.
-        metrics: Where retries and timeouts are counted.
-        name: What they are called at the database, after APPLICATION_NAME.
+        before_waiting: Called by a thread that is about to wait.
 
     Raises:
         ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, name: str = '0') -> None:
+    def __init__(self, settings: Settings, before_waiting: Callable[[], None]) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._before_waiting = before_waiting
         self._lent: set[Session] = set()
         self._lost_at = 0.0
         self._pool = ConnectionPool(
             connection_class=Session,
-            kwargs=connection_parameters(settings, name),
+            kwargs=connection_parameters(settings),
             # more than are needed only keep more backends busy, but spread over replicas
             min_size=min(settings.pool_min_size, settings.pool_size),
             max_size=settings.pool_size,
@@ -121,8 +164,8 @@ class Sessions:
             # never a long pause between attempts: after these seconds the pool begins anew
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
-            configure=lambda session: session.set_up(settings),
-            name=f'{APPLICATION_NAME}/{name}',
+            configure=self._configure,
+            name=APPLICATION_NAME,
             open=True,
         )
 
@@ -134,9 +177,9 @@ class Sessions:
         """Tell whether who asks now has to wait."""
         return len(self._lent) == self._pool.max_size
 
-    def publish_figures(self) -> None:
-        """Tell the metrics how the pool is."""
-        self._metrics.publish_pool(self._pool.get_stats())
+    def _configure(self, session: Session) -> None:
+        session.before_waiting = self._before_waiting
+        session.set_up(self._settings)
 
     def fetch(
         self, function: Function, values: Values, deadline: float, timings: Timings
@@ -152,7 +195,6 @@ class Sessions:
         try:
             return self._read(run, function.name, deadline, timings)
         except psycopg.errors.QueryCanceled as ex:
-            self._metrics.timeouts.inc()
             raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
         except psycopg.OperationalError as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
@@ -176,12 +218,14 @@ class Sessions:
         try:
             return self._read_once(run, report, deadline, timings)
         except (ConnectionLostError, SerializationFailure, DeadlockDetected):
-            self._metrics.retries.inc()
+            metrics.retries.inc()
         # the statement may have taken all the time that there was for waiting
         return self._read_once(run, report, monotonic() + self._settings.pool_timeout_s, timings)
 
     def _read_once(self, run: Callable, report: str, deadline: float, timings: Timings) -> Any:
         with timings.waiting():
+            if self.are_all_lent():
+                self._before_waiting()
             try:
                 wait_s = max(deadline - monotonic(), LEAST_POOL_TIMEOUT_S)
                 while (session := self._pool.getconn(wait_s)).made_at <= self._lost_at:
@@ -212,12 +256,12 @@ class ConnectionLostError(psycopg.OperationalError):
     """The connection broke during the statement, or the server is about to break it."""
 
 
-def connection_parameters(settings: Settings, name: str = '0') -> dict[str, Any]:
+def connection_parameters(settings: Settings) -> dict[str, Any]:
     """Return what to connect with, for psycopg.connect; see Sessions."""
     if not settings.database_url:
         raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
     return {
-        'fallback_application_name': f'{APPLICATION_NAME}/{name}',
+        'fallback_application_name': f'{APPLICATION_NAME}/{os.getpid()}',
         'connect_timeout': settings.connect_timeout_s,
         **conninfo_to_dict(LIVENESS),
         **conninfo_to_dict(settings.database_url),

@@ -7,7 +7,8 @@ from typing import NamedTuple, NoReturn
 import falcon
 
 from api.database import errors
-from api.telemetry.tracing import TracedRequest
+from api.telemetry import metrics
+from api.telemetry.tracing import TracedRequest, new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,25 @@ def problem_of_status(status: int) -> Problem:
     """Return the problem for an error that has nothing but a status, or the nearest one."""
     nearest = 'invalid-request' if status < 500 else 'internal-error'
     return Problem(KINDS_BY_STATUS.get(status, nearest))
+
+
+def answer_without_application(status: int, seconds: float) -> tuple[int, dict[str, str], bytes]:
+    """Log and count a request that the HTTP server refuses, and make its answer.
+
+    Args:
+        status: The status of the refusal.
+        seconds: How long the request took.
+
+    Returns:
+        Status, headers and body of the answer.
+    """
+    problem = problem_of_status(status)
+    id_ = new_request_id()
+    metrics.requests.labels('-', problem.status_code).observe(seconds)
+    metrics.problems.labels(problem.kind).inc()
+    fields = {'request_id': id_, 'status': problem.status_code, 'problem': problem.kind}
+    log.info('refused', extra=fields)
+    return problem.status_code, problem.headers | {'X-Request-ID': id_}, problem.body(id_)
 
 
 def add_error_handlers(app: falcon.App) -> None:

@@ -1,39 +1,29 @@
-"""The check before anything is served: can the database run every file?
+"""The check at the start: can the database run every SQL file?
 
-**Planned, then run.** A file is planned first, which finds most of what is missing. That waits for
-locks only, so where it takes too long the check is repeated later. Then it is run, since extensions
-such as Citus refuse some statements only then. Where that takes too long, the file is slow, which
-is told and no reason not to serve; and a slow file shall not be run again and again.
+A file is planned first, which finds most of what is missing or not granted. Then it is run, because
+extensions such as Citus refuse some statements only then. A file that is slow is a warning.
 
-**What is final.** PostgreSQL says by a code why it refuses a statement: for what that is (FINAL),
-which passes only when somebody changes the database, or for the moment, such as a lock, a restart,
-a lack of resources. For a connection that fails libpq has no code, only a text in the server's
-language. So no such failure is final, not even a wrong password: a service must come up before its
-database does, and a role or its password may be made a moment later. The reason is told at once.
+PostgreSQL gives an error code for each statement that it refuses. The codes in FINAL stand for
+errors that last until somebody changes the database, so they end the start. Everything else may
+pass, such as a lock, a restart or a wrong password of a role that is not made yet: the service
+starts and logs the reason.
 """
 
-import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import timeout_from_conninfo
 
 from api.config import Settings
 from api.database.functions import Function, FunctionFileError
 from api.database.sessions import Session, connection_parameters
-from api.http.reports import Report
 from api.telemetry.outage import describe, in_one_line
-
-log = logging.getLogger(__name__)
 
 MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
 # classes of SQLSTATE: a feature or schema that is not there, a value that is none, a write, and all
 # that is missing, ambiguous, of another type or not granted
 FINAL = ('0A', '22', '25006', '3F', '42')
-# for all that the check does when no lock, no slow file and no server keeps it waiting
-WORK_S = 3.0
-# a file that runs for longer is not waited for: it was not refused
+# seconds; a file that runs for longer is not waited for
 LONGEST_RUN_S = 5.0
 # also where session_settings is false, for the transaction
 LIMITS = (
@@ -47,19 +37,6 @@ COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 class NotCheckedError(Exception):
     """The database cannot be checked now, and may be soon; the message says why in one line."""
-
-
-def check_limit_s(settings: Settings, files: int) -> float:
-    """Return the seconds after which a check is held up by something that it cannot end itself.
-
-    Raises:
-        ConfigError: The settings name no database.
-    """
-    parameters = connection_parameters(settings)
-    # the timeout is for each of the hosts
-    hosts = str(parameters.get('host') or parameters.get('hostaddr') or '').split(',')
-    connecting_s = len(hosts) * timeout_from_conninfo(parameters)
-    return connecting_s + settings.statement_timeout_s + files * LONGEST_RUN_S + WORK_S
 
 
 def check_database(settings: Settings, functions: Collection[Function]) -> list[str]:
@@ -149,15 +126,3 @@ def line(function: Function, refusal: psycopg.Error) -> str:
     numbers = {bind.name: f'${n}' for n, bind in enumerate(function.binds, start=1)}
     planned = EXPLAIN + function.sql % numbers
     return f' line {function.lines[planned[: int(position) - 1].count(chr(10))]}'
-
-
-def tell(reports: Mapping[Report, Function]) -> None:
-    """Tell which file answers which report."""
-    for report, function in reports.items():
-        log.info('report', extra={'route': report.path, 'file': function.path})
-
-
-def warn(warnings: list[str]) -> None:
-    """Tell what a check has found that is no reason not to serve."""
-    for warning in warnings:
-        log.warning('%s', warning)

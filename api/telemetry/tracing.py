@@ -7,8 +7,8 @@ from time import perf_counter
 
 import falcon
 
+from api.telemetry import metrics
 from api.telemetry.log import access_log, log_answer, request_id
-from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings
 
 SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
@@ -39,14 +39,7 @@ class TracedRequest(falcon.Request):
 
 
 class Tracing:
-    """Falcon middleware: gives every answer its request's id, and logs and counts it.
-
-    Args:
-        metrics: Where answers are counted.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    """Falcon middleware: gives every answer its request's id, and logs and counts it."""
 
     def process_request(self, req: TracedRequest, _resp: falcon.Response) -> None:
         """Put the request's id into every line that is logged on its way."""
@@ -60,9 +53,9 @@ class Tracing:
         total_s = perf_counter() - req.started
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000
         route = req.uri_template or '-'
-        self._metrics.observe(route, resp.status_code, total_s, req.timings.database_s)
+        metrics.requests.labels(route, resp.status_code).observe(total_s)
         if req.problem:
-            self._metrics.problems.labels(req.problem).inc()
+            metrics.problems.labels(req.problem).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
         if access_log.isEnabledFor(logging.INFO):

@@ -51,6 +51,14 @@ class Function:
     binds: tuple[Bind, ...]
     lines: tuple[int, ...]
 
+    def line_at(self, position: str | None) -> str:
+        """Return the line in the file of a position in the statement that PostgreSQL gives."""
+        if not position:
+            return ''
+        numbers = {bind.name: f'${n}' for n, bind in enumerate(self.binds, start=1)}
+        before = (self.sql % numbers)[: int(position) - 1]
+        return f' line {self.lines[before.count(chr(10))]}'
+
 
 def load_function(path: Path) -> Function:
     """Load a function file.

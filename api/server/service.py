@@ -1,11 +1,9 @@
 """The service as a gunicorn application: gunicorn runs the processes as the settings say."""
 
 import importlib
-import ipaddress
 import logging
 import mmap
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,23 +15,24 @@ from gunicorn.glogging import Logger
 from gunicorn.util import make_fail_app
 from prometheus_client.multiprocess import mark_process_dead
 
-from api.app import create_app, load_reports
+from api.app import load_reports
 from api.config import Settings, load_settings
 from api.database.functions import FOLDER, Function
 from api.database.sessions import connection_parameters
 from api.http.reports import Report
 from api.server.check import NotCheckedError, check_database
-from api.server.http_server import NO_WORKER
 from api.server.threads import hand_over_loop
 from api.server.worker import WaitressWorker
 from api.telemetry.log import configure_logging
+from api.telemetry.metrics import FOLDER_VARIABLE
 
 log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
-SHARED_MEMORY = Path('/dev/shm')
-# a reload starts new workers before it ends the old ones, and SIGTTIN adds some
-SLOTS_PER_WORKER = 4
+LOOPBACK = ('127.0.0.1', '::1', 'localhost')
+# slots for the connection counts of workers, which take them in turns: many more than workers, so
+# that two of them hardly ever share one
+SLOTS = 256
 
 
 class ServiceLogger(Logger):
@@ -59,28 +58,25 @@ class Service(Application):
 
     def __init__(self) -> None:
         self.settings, self._reports = load_version()
+        self.connection_counts = memoryview(mmap.mmap(-1, SLOTS * 4)).cast('i')
         super().__init__()
 
     def init(self, *_: object) -> dict[str, object]:
         """Return gunicorn's settings (called by gunicorn). GUNICORN_CMD_ARGS overrides them."""
         settings = self.settings
-        workers = settings.workers or len(os.sched_getaffinity(0))
-        self.connection_counts = count_memory(SLOTS_PER_WORKER * workers)
         host = f'[{settings.host}]' if ':' in settings.host else settings.host
         return {
             'bind': f'{host}:{settings.port}',
-            'workers': workers,
+            'workers': settings.workers or len(os.sched_getaffinity(0)),
             'worker_class': 'api.server.worker.WaitressWorker',
             'timeout': settings.worker_timeout_s,
             'graceful_timeout': settings.shutdown_timeout_s,
-            'worker_tmp_dir': str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
+            'worker_tmp_dir': os.environ[FOLDER_VARIABLE],
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
             'reload_extra_files': [f'{API}/**/*.py']
             + [f'{folder}/*.sql' for folder in [*settings.functions, FOLDER]],
             'on_starting': lambda _arbiter: check(self.settings, self._reports),
-            'when_ready': warn_of_open_addresses,
-            'pre_fork': take_slot,
             'child_exit': release_slot,
         }
 
@@ -92,11 +88,9 @@ class Service(Application):
             except Exception as ex:
                 log.error('the new version cannot be loaded', exc_info=ex)
                 return make_fail_app(traceback.format_exc())
-        return self.create_app()
-
-    def create_app(self) -> Callable:
-        """Return the WSGI application of this version."""
-        return create_app(self.settings, reports=self._reports, before_waiting=hand_over_loop)
+        return importlib.import_module('api.app').create_app(
+            self.settings, reports=self._reports, before_waiting=hand_over_loop
+        )
 
     def reload(self) -> None:
         """Load code, settings and SQL files again (called by gunicorn on SIGHUP).
@@ -149,39 +143,14 @@ def check(settings: Settings, reports: dict[Report, Function]) -> None:
             log.warning('%s', warning)
     except NotCheckedError as ex:
         log.warning('%s', ex)
+    if settings.host not in LOOPBACK and not settings.token_sha256:
+        log.warning('everybody who reaches %s may read the reports: no token is set', settings.host)
     for report, function in reports.items():
         log.info('report', extra={'route': report.path, 'file': function.path})
 
 
-def warn_of_open_addresses(arbiter: Arbiter) -> None:
-    """Warn if other machines reach the service and no token is configured."""
-    hosts = [
-        listener.getsockname()[0]
-        for listener in arbiter.LISTENERS
-        if listener.FAMILY != socket.AF_UNIX
-    ]
-    is_open = not all(ipaddress.ip_address(host).is_loopback for host in hosts)
-    if is_open and not arbiter.app.settings.token_sha256:
-        log.warning('everybody who reaches this address may read the reports: no token is set')
-
-
-def count_memory(slots: int) -> memoryview:
-    """Return memory for connection counts that this process shares with its children."""
-    counts = memoryview(mmap.mmap(-1, slots * 4)).cast('i')
-    for slot in range(slots):
-        counts[slot] = NO_WORKER
-    return counts
-
-
-def take_slot(arbiter: Arbiter, worker: WaitressWorker) -> None:
-    """Give a worker the lowest free slot of the connection counts (called before a fork)."""
-    worker.counts = arbiter.app.connection_counts
-    taken = {other.slot for other in arbiter.WORKERS.values()}
-    free = (slot for slot in range(len(worker.counts)) if slot not in taken)
-    worker.slot = next(free, len(worker.counts) - 1)
-
-
-def release_slot(_arbiter: Arbiter, worker: WaitressWorker) -> None:
+def release_slot(arbiter: Arbiter, worker: WaitressWorker) -> None:
     """Forget the connections and the gauges of a worker that has ended."""
-    worker.counts[worker.slot] = NO_WORKER
+    counts = arbiter.app.connection_counts
+    counts[worker.age % len(counts)] = 0
     mark_process_dead(worker.pid)

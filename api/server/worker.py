@@ -5,60 +5,74 @@ import select
 import time
 
 from gunicorn.workers.base import Worker
+from waitress import wasyncore
 
-from api.server.http_server import HttpServer
+from api.server.http_server import BalancedSocket, Channel, create_servers
+from api.server.threads import LeaderFollowers
 
-# seconds between signs of life; a signal ends the wait at once
+# seconds between signs of life, unless a signal comes
 INTERVAL_S = 1.0
 DRAIN_INTERVAL_S = 0.05
-PIPE_BYTES = 512
-# threads beyond those of the requests that run or wait, so that /live is answered at once
+# seconds in which a client may send one more request on its connection when the worker ends
+GRACE_S = 1.0
+# threads beyond those of requests that run or wait, so that /live is answered at once
 SPARE_THREADS = 4
 
 
 class WaitressWorker(Worker):
-    """One process of the service.
-
-    gunicorn sets `alive` to False on SIGTERM. The worker then finishes its answers, for as long as
-    gunicorn's `graceful_timeout`.
-
-    Attributes:
-        counts: How many connections each worker has, in memory that all workers share.
-        slot: The index of this worker in counts.
-    """
-
-    counts: memoryview
-    slot: int
+    """One process of the service."""
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
-        settings = self.app.settings
-        server = HttpServer(
-            self.wsgi,
-            [listener.sock for listener in self.sockets],
-            counts=self.counts,
-            slot=self.slot,
-            threads=settings.pool_size + settings.pool_max_waiting + SPARE_THREADS,
-            client_timeout_s=settings.client_timeout_s,
+        settings, self._counts = self.app.settings, self.app.connection_counts
+        self._slot = self.age % len(self._counts)
+        self._threads = LeaderFollowers(
+            settings.pool_size + settings.pool_max_waiting + SPARE_THREADS
         )
-        server.start()
+        sockets = [BalancedSocket(fileno=os.dup(listener.fileno())) for listener in self.sockets]
+        for each in sockets:
+            each.has_most = self._has_most_connections
+        self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
+        self._threads.start_thread()
         turns = -1
         while self.alive and os.getppid() == self.ppid:
-            # a worker whose loop is stuck gives no sign of life, and gunicorn replaces it
-            if server.threads.turns != turns:
-                turns = server.threads.turns
+            if self._threads.turns != turns:  # if the loop is stuck, gunicorn ends the worker
+                turns = self._threads.turns
                 self.notify()
             if select.select([self.PIPE[0]], [], [], INTERVAL_S)[0]:
-                os.read(self.PIPE[0], PIPE_BYTES)  # gunicorn writes to it on every signal
-        self._drain(server)
+                os.read(self.PIPE[0], 512)  # gunicorn writes to this pipe at every signal
+        self._drain()
 
-    def _drain(self, server: HttpServer) -> None:
-        """Stop to accept connections, and wait until all requests are answered."""
-        server.stop_listening()
+    def _has_most_connections(self) -> bool:
+        """Tell whether another worker has fewer connections than this one."""
+        own = len(self._threads.map)
+        self._counts[self._slot] = own if self.alive else 0
+        return self.alive and own > min(filter(None, self._counts))
+
+    def _drain(self) -> None:
+        """Accept no more connections, and wait until all requests are answered."""
+        self._servers[0].trigger.pull_trigger(self._stop_listening)
         deadline = time.monotonic() + self.cfg.graceful_timeout
-        while server.is_busy():
+        while any(server.accepting for server in self._servers) or self._has_clients():
             if time.monotonic() > deadline:
                 self.log.warning('worker %s ends with answers in progress', self.pid)
                 break
             self.notify()
             time.sleep(DRAIN_INTERVAL_S)
+
+    def _stop_listening(self) -> None:
+        """Accept all clients that have connected, and close the listening sockets; in the loop."""
+        for server in self._servers:
+            watched = 0
+            while watched < (watched := len(self._threads.map)):
+                server.handle_accept()
+            wasyncore.dispatcher.close(server)
+
+    def _has_clients(self) -> bool:
+        """Tell whether a client waits for an answer, or may be about to send a request."""
+        since = time.time() - GRACE_S
+        return any(
+            channel.requests or channel.total_outbufs_len or channel.last_activity > since
+            for channel in list(self._threads.map.values())
+            if isinstance(channel, Channel)
+        )

@@ -29,6 +29,9 @@ from db.embedded import EmbeddedServer, launch_as, traversable_folder, unprivile
 T = TypeVar('T')
 
 ROOT = Path(__file__).parent.parent
+PLAIN = ROOT / 'db' / 'plain'
+# the files that db/functions is compared with
+ORACLES = (ROOT / 'tests' / 'functions' / 'oracle', PLAIN)
 # for whatever has to happen sooner or later: many times what a loaded machine needs
 DEADLINE_S = 60
 # where a database is away, that is how long each answer takes
@@ -158,18 +161,16 @@ class Rows:
 
     Attributes:
         connection: An autocommit connection to the test's database.
-        folder: Where a function file is looked for before db/functions.
+        folders: Where a function file is looked for before db/functions.
     """
 
-    def __init__(self, connection: psycopg.Connection, folder: Path = FOLDER) -> None:
+    def __init__(self, connection: psycopg.Connection, folders: Sequence[Path] = ()) -> None:
         self.connection = connection
-        self.folder = folder
+        self.folders = folders
 
     def answer(self, name: str, **values: object) -> tuple:
         """Run a function file; returns its row, the body parsed."""
-        is_there = (self.folder / f'{name}.sql').exists()
-        folder = self.folder if is_there else FOLDER
-        return run_function(self.connection, name, folder=folder, **values)
+        return run_function(self.connection, name, folders=self.folders, **values)
 
     def venues(self, *ids: int) -> None:
         """Insert venues."""
@@ -205,10 +206,10 @@ class Rows:
 
 
 @contextmanager
-def open_rows(url: str, folder: Path = FOLDER) -> Iterator[Rows]:
+def open_rows(url: str, folders: Sequence[Path] = ()) -> Iterator[Rows]:
     """Connect to an empty database, and write venue 1 and person 1; yields a writer."""
     with psycopg.connect(url, autocommit=True) as connection:
-        rows = Rows(connection, folder)
+        rows = Rows(connection, folders)
         rows.venues(1)
         rows.people(1)
         yield rows
@@ -247,11 +248,16 @@ def run_function(
     connection: psycopg.Connection,
     name: str,
     *,
-    folder: Path = FOLDER,
+    folders: Sequence[Path] = (),
     **values: object,
 ) -> tuple:
-    """Run a function file; returns its row, the body parsed."""
-    function = loaded(folder / f'{name}.sql')
+    """Run a function file, that of db/functions where no folder has it.
+
+    Returns:
+        Its row, the body parsed.
+    """
+    paths = [folder / f'{name}.sql' for folder in (*folders, FOLDER)]
+    function = loaded(next(path for path in paths if path.exists()))
     binds = {bind.name: values.get(bind.name) for bind in function.binds}
     return connection.execute(function.sql, binds).fetchone()
 

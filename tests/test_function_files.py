@@ -13,14 +13,12 @@ from api.app import REPORTS
 from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 from api.http.parameters import http_name
 from db.embedded import EmbeddedServer
-from tests.functions.shards import CITUS_FILES
-from tests.pages import tables
-from tests.support import ROOT, ApiProcess, clean_environment, program, run
+from tests.support import ORACLES, PLAIN, ROOT, ApiProcess, clean_environment, program, run
 
 FILES = sorted(FOLDER.glob('*.sql'))
 NAMES = [path.name for path in FILES]
-# with those that a site can choose instead; other files of that folder are no functions
-ALL_FILES = FILES + [path for path in sorted(CITUS_FILES.glob('*.sql')) if path.name in NAMES]
+# with those that a site can choose instead
+ALL_FILES = FILES + sorted(PLAIN.glob('*.sql'))
 MOMENT = '2024-07-01T12:00:00+00:00'
 every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
 # what a report is asked with where it asks for it
@@ -49,19 +47,11 @@ def test_every_file_has_a_route_and_every_route_a_file() -> None:
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
-def test_file_has_tests_and_a_plain_form(path: Path) -> None:
-    for needed in (TESTS / f'test_{path.stem}.py', TESTS / 'plain' / path.name):
-        assert needed.exists(), f'{path.name} lacks {needed.relative_to(ROOT)}'
-
-
-def test_citus_has_the_files_that_its_page_names() -> None:
-    told = {}
-    for report, file, _ in tables()['report']:
-        [target] = re.findall(r'\]\((.+)\)', file)
-        told[report] = (CITUS_FILES / target).resolve()
-        assert told[report].name == f'{report}.sql'
-        assert told[report].parent in (CITUS_FILES, FOLDER)
-    assert set(told.values()) >= set(ALL_FILES) - set(FILES)
+def test_file_has_tests_and_another_form(path: Path) -> None:
+    tests = TESTS / f'test_{path.stem}.py'
+    assert tests.exists(), f'{path.name} lacks {tests.relative_to(ROOT)}'
+    others = [(folder / path.name).exists() for folder in ORACLES]
+    assert any(others), f'{path.name} lacks another form, in db/plain or tests/functions/oracle'
 
 
 @every_file
@@ -200,7 +190,7 @@ def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
     def told() -> str:
         """Run the tests that need no database; returns what they print."""
         files = ['tests/test_function_files.py', 'tests/test_readme.py']
-        words = [*files, 'tests/http/test_openapi.py', '-k', 'route or plain_form or reports']
+        words = [*files, 'tests/http/test_openapi.py', '-k', 'route or another_form or reports']
         finished = subprocess.run(
             [sys.executable, '-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', *words],
             cwd=folder,

@@ -1,13 +1,13 @@
 -- name: available_benefits(venue_id, person_id, timestamp)^
--- The benefits of a venue that a person can use at a moment.
+-- The benefits of a venue that a person can use at a given time.
 --
--- Serves    GET /venues/{venueId}/available-benefits
--- Returns   one row: body json, an array with one element per benefit, by id ([] when there are none);
---           missing text, the parameter that names nothing (null when all is there)
--- Index     benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
--- Trick     a use within the cooldown is looked for as a max() over an index range, which PostgreSQL answers
---           with one probe per benefit, however long the person's history is. Equals  not exists  of such a
---           use, which the planner may turn into a join with all of the person's uses
+-- Serves       GET /venues/{venueId}/available-benefits
+-- Returns      one row: body json, an array with one element per benefit, by id ([] if there are none);
+--              missing text, venue_id or person_id if there is no such venue or person, else null
+-- Index        benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
+-- Performance  The latest use within the cooldown is a max(), which is one index probe per benefit, however
+--              many uses the person has. Equals db/plain/available_benefits.sql, whose  not exists  the
+--              planner may turn into a join with all uses of the person
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -15,8 +15,7 @@ with params as not materialized (
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: how long after a use the benefit cannot be used again. In this file only
--- these lines know the numbers
+-- one row per supported recurrence: how long a person cannot use a benefit again after a use
 cooldowns (recurrence, cooldown) as (
     values
     ('day', interval '24 hours'),
@@ -24,7 +23,7 @@ cooldowns (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that has a cooldown and was not used by the person within it
+-- one row per benefit of the venue that the person has not used within its cooldown
 available as (
     select
         benefit.id,
@@ -32,13 +31,13 @@ available as (
             'id', benefit.id,
             'venueId', benefit."venueId",
             'title', benefit.title,
-            'recurrence', benefit.recurrence
+            'recurrence', cooldowns.recurrence
         ) as element
     from params
     inner join benefit on params.venue_id = benefit."venueId"
-    inner join cooldowns on benefit.recurrence = cooldowns.recurrence
+    -- the cast is for a column of another type, such as an enum
+    inner join cooldowns on benefit.recurrence::text = cooldowns.recurrence
     where
-        -- there is no use within the cooldown: the latest one is null
         (
             select max(benefit_usage."usageTimestamp")
             from benefit_usage

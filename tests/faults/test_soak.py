@@ -27,9 +27,9 @@ import pytest
 
 from db.embedded import EmbeddedServer, load
 from tests.faults.load import Asked, Load
-from tests.functions.conftest import PLAIN
 from tests.support import (
     DEADLINE_S,
+    ORACLES,
     ApiProcess,
     fill,
     run_function,
@@ -143,7 +143,7 @@ class Soak:
                     asked[path] = ('available_benefits', values | {'person_id': person})
         with self.admin() as connection:
             for path, (name, values) in asked.items():
-                [expected, *_] = run_function(connection, name, folder=PLAIN, **values)
+                [expected, *_] = run_function(connection, name, folders=ORACLES, **values)
                 for coding in ('', 'gzip'):
                     request = urllib.request.Request(
                         self.api.url + path, headers={'Accept-Encoding': coding or 'identity'}

@@ -1,19 +1,16 @@
 """Where the rules are tested: with each folder of files, and with the uses on several servers."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from api.database.functions import FOLDER
 from db.embedded import EmbeddedServer
-from tests.functions.shards import CITUS_FILES, Shards, citus_cluster, foreign_servers
-from tests.support import Rows, cloned, open_rows
+from tests.functions.shards import Shards, citus_cluster, foreign_servers
+from tests.support import ORACLES, PLAIN, Rows, cloned, open_rows
 
-PLAIN = Path(__file__).parent / 'plain'
-# on an ordinary database, the files of each folder
-ORDINARY = {'functions': FOLDER, 'citus': CITUS_FILES}
-PLACES = [*ORDINARY, 'citus_cluster', 'foreign_servers']
+# on one server, the files of either folder; on several servers, those of db/functions
+FOLDERS = {'functions': [], 'plain': [PLAIN]}
+SEVERAL_SERVERS = ['citus_cluster', 'foreign_servers']
 
 
 @pytest.fixture(scope='session', name='citus_cluster')
@@ -31,20 +28,19 @@ def _foreign_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard
 @pytest.fixture
 def oracle(server: EmbeddedServer) -> Iterator[Rows]:
     """Return a writer for another such database, on which the plain forms answer."""
-    with cloned(server) as url, open_rows(url, PLAIN) as writer:
+    with cloned(server) as url, open_rows(url, ORACLES) as writer:
         yield writer
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=[*FOLDERS, *SEVERAL_SERVERS])
 def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
     """Return a writer for a database with venue 1 and person 1, and no other rows, in place."""
-    if request.param in ORDINARY:
+    if request.param in FOLDERS:
         url = request.getfixturevalue('database_url')
-        with open_rows(url, ORDINARY[request.param]) as writer:
+        with open_rows(url, FOLDERS[request.param]) as writer:
             yield writer
     else:
-        shards = request.getfixturevalue(request.param)
-        with open_rows(shards.url, shards.folder) as writer:
+        with open_rows(request.getfixturevalue(request.param).url) as writer:
             yield writer
             for table in ('benefit_usage', 'benefit', 'person', 'venue'):
                 writer.connection.execute(f'delete from {table}')

@@ -15,7 +15,6 @@ from db.embedded import EmbeddedServer, load
 from tests.pages import OF_CITUS, blocks, commands
 from tests.support import ROOT, clean_environment, free_port, program, run
 
-CITUS_FILES = ROOT / 'db' / 'citus'
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
 SCALING = ROOT / 'docs' / 'scaling.md'
 # the role that docs/scaling.md supposes
@@ -29,12 +28,10 @@ class Shards:
     Attributes:
         url: The database, on the first server.
         servers: The servers, in their order.
-        folder: The files that are made for it.
     """
 
     url: str
     servers: list[EmbeddedServer]
-    folder: Path
 
 
 class Node(EmbeddedServer):
@@ -77,13 +74,13 @@ def citus_cluster(folder: Path) -> Iterator[Shards]:
             subprocess.run(
                 ['sh', '-c', words], cwd=ROOT, env=clean_environment() | environment, check=True
             )
-        yield Shards(url, nodes, CITUS_FILES)
+        yield Shards(url, nodes)
 
 
 @contextmanager
 def foreign_servers(folder: Path) -> Iterator[Shards]:
-    """Run a server with the uses on two others, and the file for it in a folder, as docs tell."""
-    of_others, of_first, cte = [
+    """Run a server with the uses on two others, as docs/scaling.md tells."""
+    of_others, of_first = [
         block for block in blocks('sql', SCALING) if 'partition by range' not in block
     ]
     with ExitStack() as stack:
@@ -99,8 +96,7 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
         load(first.url(), 'schema.sql', 'indexes.sql')
         run_in_psql(first, READONLY_ROLE)
         load_text(first, folder / 'first.sql', of_first)
-        (folder / 'top_benefits.sql').write_text(own_file(cte))
-        yield Shards(first.url(), [first, *others], folder)
+        yield Shards(first.url(), [first, *others])
 
 
 def load_text(server: EmbeddedServer, path: Path, text: str) -> None:
@@ -113,12 +109,3 @@ def run_in_psql(server: EmbeddedServer, path: Path) -> None:
     """Run a file in psql."""
     psql = program(server, 'psql')
     run(psql, server.url(), '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(path))
-
-
-def own_file(used: str) -> str:
-    """Return the file that docs/scaling.md tells of: that of Citus with another CTE."""
-    text = (CITUS_FILES / 'top_benefits.sql').read_text()
-    begin = text.index('\nused as (\n') + 1
-    end = text.index('\n),\n', begin) + len('\n),\n')
-    text = text[:begin] + used + text[end:]
-    return text.replace('\nreport_window as (', '\nreport_window as materialized (')

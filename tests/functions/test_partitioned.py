@@ -11,7 +11,7 @@ import pytest
 
 from db.embedded import EmbeddedServer
 from tests.functions.shards import READONLY_ROLE
-from tests.functions.test_plans import Plan, Plans
+from tests.functions.test_plans import LOOKUPS, Plan, Plans
 from tests.pages import blocks
 from tests.support import ROOT, cloned, patient_environment, program, run, run_function
 
@@ -71,7 +71,6 @@ MOMENTS = [
 ]
 WINDOW = [f'benefit_usage_2024_{month:02}' for month in range(1, 8)]
 ROLE = 'membership_benefits_api'
-NAMES = ['available_benefits', 'inactivity_periods', 'top_benefits']
 
 
 class Database(NamedTuple):
@@ -147,8 +146,8 @@ def test_partitions_answer_as_the_whole_table_did(database: Database) -> None:
     assert len(set(database.before)) > len(MOMENTS) * 4
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_partitions_are_read_from_their_indexes_alone(plans: Plans, name: str) -> None:
+@pytest.mark.parametrize('name', LOOKUPS)
+def test_uses_are_read_from_the_indexes_of_partitions_alone(plans: Plans, name: str) -> None:
     nodes = read(plans.of(name, venue=VENUE, timestamp=MOMENT))
     assert nodes
     for node in nodes:
@@ -161,7 +160,7 @@ def test_top_benefits_reads_the_partitions_of_the_window(plans: Plans) -> None:
     assert partitions(plans.of('top_benefits', timestamp=MOMENT)) == WINDOW
 
 
-def test_inactivity_periods_hops_over_the_partitions_of_the_window(plans: Plans) -> None:
+def test_inactivity_periods_reads_the_partitions_of_the_window(plans: Plans) -> None:
     plan = plans.of('inactivity_periods', venue=VENUE, timestamp=MOMENT)
     assert partitions(plan)
     assert set(partitions(plan)) <= set(WINDOW)

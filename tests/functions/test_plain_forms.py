@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.functions.conftest import ORDINARY, PLACES
+from tests.functions.conftest import SEVERAL_SERVERS
 from tests.support import Rows, body
 
 T = datetime(2024, 7, 1, 12, tzinfo=UTC)
@@ -66,11 +66,18 @@ def answers(rows: Rows, moments: list[datetime]) -> dict[tuple, list]:
 
 # one test for all seeds: a rule that was changed is one failure
 @pytest.mark.parametrize(
-    ('rows', 'is_ordinary'), [(place, place in ORDINARY) for place in PLACES], indirect=['rows']
+    ('rows', 'has_indexes'),
+    [('functions', True), ('functions', False), *((place, True) for place in SEVERAL_SERVERS)],
+    indirect=['rows'],
 )
 def test_answers_equal_those_of_the_plain_form(
-    rows: Rows, oracle: Rows, *, is_ordinary: bool
+    rows: Rows, oracle: Rows, *, has_indexes: bool
 ) -> None:
+    if not has_indexes:
+        rows.connection.execute(
+            'drop index benefit_venue_id_idx, benefit_usage_benefit_id_usage_timestamp_idx,'
+            ' benefit_usage_person_id_benefit_id_usage_timestamp_idx'
+        )
     for seed in range(8):
         fill(oracle, random.Random(seed))
         chance = random.Random(seed)
@@ -78,14 +85,6 @@ def test_answers_equal_those_of_the_plain_form(
         rows.connection.execute('analyze')
         near = [T, T - MICROSECOND, T + MICROSECOND]
         moments = [*near, random_moment(chance), random_moment(chance)]
-        right = answers(oracle, moments)
-        assert answers(rows, moments) == right
-        if is_ordinary:
-            with rows.connection.transaction(force_rollback=True):
-                rows.connection.execute(
-                    'drop index benefit_venue_id_idx, benefit_usage_benefit_id_usage_timestamp_idx,'
-                    ' benefit_usage_person_id_benefit_id_usage_timestamp_idx'
-                )
-                assert answers(rows, moments) == right
+        assert answers(rows, moments) == answers(oracle, moments)
         empty(rows)
         empty(oracle)

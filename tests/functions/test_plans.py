@@ -4,14 +4,12 @@ Pages are counted, not seconds, so the numbers are the same in every run.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
 from db.embedded import EmbeddedServer
-from tests.functions.shards import CITUS_FILES
 from tests.support import cloned
 
 # In the window, venue 1 has 1,000 uses of each of its benefits and venue 2 has 100,000, with the
@@ -45,7 +43,11 @@ vacuum (analyze) venue, person, benefit, benefit_usage
 """
 PERSON = 1
 MOMENT = '2024-07-01 12:00+00'
-NAMES = ['available_benefits', 'inactivity_periods', 'top_benefits']
+# the files that look up uses in an index, and that index
+LOOKUPS = {
+    'available_benefits': 'benefit_usage_person_id_benefit_id_usage_timestamp_idx',
+    'inactivity_periods': 'benefit_usage_benefit_id_usage_timestamp_idx',
+}
 
 
 @pytest.fixture(scope='module')
@@ -65,19 +67,14 @@ def plans(request: pytest.FixtureRequest, connection: psycopg.Connection) -> 'Pl
 
 
 class Plans:
-    """Runs function files as prepared statements and tells their plans.
+    """Runs function files as prepared statements and tells their plans."""
 
-    Attributes:
-        folder: The files.
-    """
-
-    def __init__(self, connection: psycopg.Connection, folder: Path = FOLDER) -> None:
+    def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
-        self.folder = folder
 
     def of(self, name: str, *, venue: int = BUSY, timestamp: str | None = MOMENT) -> 'Plan':
         """Run a function and return its plan."""
-        function = load_function(self.folder / f'{name}.sql')
+        function = load_function(FOLDER / f'{name}.sql')
         types = ', '.join(bind.type for bind in function.binds)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
         values = [known[bind.name] for bind in function.binds]
@@ -119,22 +116,19 @@ class Plan:
 
 
 @pytest.mark.parametrize('timestamp', [MOMENT, None], ids=['moment', 'now'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', LOOKUPS)
 def test_uses_are_read_from_the_index_alone(plans: Plans, name: str, timestamp: str | None) -> None:
-    index = {
-        'available_benefits': 'benefit_usage_person_id_benefit_id_usage_timestamp_idx',
-    }.get(name, 'benefit_usage_benefit_id_usage_timestamp_idx')
     nodes = plans.of(name, timestamp=timestamp).nodes('benefit_usage')
     assert nodes
     for node in nodes:
         assert node['Node Type'] == 'Index Only Scan'
-        assert node['Index Name'] == index
+        assert node['Index Name'] == LOOKUPS[name]
         assert node['Heap Fetches'] == 0
         # the whole condition bounds the range of the index: nothing is read and thrown away
         assert 'Filter' not in node
 
 
-@pytest.mark.parametrize('name', ['available_benefits', 'inactivity_periods'])
+@pytest.mark.parametrize('name', LOOKUPS)
 def test_only_the_benefits_of_the_venue_are_read(plans: Plans, name: str) -> None:
     for node in plans.of(name).nodes('benefit'):
         assert node['Node Type'] in ('Bitmap Heap Scan', 'Index Scan')
@@ -146,22 +140,15 @@ def test_available_benefits_probes_the_index_once_per_benefit(plans: Plans) -> N
     assert sum(node['Actual Loops'] for node in nodes) == 3
 
 
-def test_shares_of_top_benefits_are_equal(plans: Plans) -> None:
-    nodes = [n for n in plans.of('top_benefits').all() if n['Node Type'] == 'Aggregate']
-    shares = [
-        node
-        for node in nodes
-        if [child.get('Relation Name') for child in node['Plans']] == ['benefit_usage']
-    ]
-    # of 600 benefits
-    assert [node['Actual Rows'] * node['Actual Loops'] for node in shares] == [100] * 6
+def test_top_benefits_scans_the_uses_once(plans: Plans) -> None:
+    [node] = plans.of('top_benefits').nodes('benefit_usage')
+    # by the session and at most two workers
+    assert node['Actual Loops'] <= 3
 
 
-@pytest.mark.parametrize('folder', [FOLDER, CITUS_FILES], ids=lambda folder: folder.name)
 def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
-    connection: psycopg.Connection, plans: Plans, folder: Path
+    connection: psycopg.Connection, plans: Plans
 ) -> None:
-    plans.folder = folder
     counts = connection.execute(
         'select count(*) from benefit_usage join benefit on benefit.id = "benefitId"'
         ' where "venueId" in (1, 2) and "usageTimestamp" between %s and %s group by benefit.id',
@@ -172,6 +159,6 @@ def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
     busy = plans.of('inactivity_periods', venue=BUSY)
     probes = [sum(n['Actual Loops'] for n in p.nodes('benefit_usage')) for p in (quiet, busy)]
     assert probes[1] == pytest.approx(probes[0], rel=0.2)
-    # 13, 9 and 6 checkpoints in the window, or hops over at most about as many
-    assert max(probes) <= 2 * (13 + 9 + 6)
-    assert busy.pages < 1.5 * quiet.pages
+    # 13, 9 and 7 checkpoints in the 180 days
+    assert max(probes) <= 2 * (13 + 9 + 7)
+    assert busy.pages <= 1.2 * quiet.pages

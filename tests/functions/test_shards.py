@@ -1,13 +1,12 @@
 """The service on uses that are on several servers: what it needs, and what it does without one."""
 
 import re
-import subprocess
 from collections.abc import Callable
 
 import psycopg
 import pytest
 
-from tests.functions.shards import CITUS_FILES, Shards, run_in_psql
+from tests.functions.shards import Shards, run_in_psql
 from tests.functions.test_plans import Plans
 from tests.pages import OF_CITUS, PAGES
 from tests.support import ROOT, ApiProcess, Rows, program, run, run_check, wait_for
@@ -38,10 +37,6 @@ def of_role(shards: Shards) -> str:
     return shards.url.replace('postgres@', f'{ROLE}@')
 
 
-def check(shards: Shards, **environment: str) -> subprocess.CompletedProcess:
-    return run_check(environment.pop('DATABASE_URL', of_role(shards)), **environment)
-
-
 @on_foreign_servers
 @pytest.mark.parametrize('timestamp', ['2024-07-01', None], ids=['moment', 'now'])
 @pytest.mark.parametrize('mode', ['custom', 'generic'])
@@ -62,7 +57,7 @@ def test_each_foreign_server_counts_its_own_uses(
     assert min(counts) > 0
     with psycopg.connect(of_role(foreign_servers), autocommit=True) as connection:
         connection.execute(f'set plan_cache_mode = force_{mode}_plan')
-        plan = Plans(connection, foreign_servers.folder).of('top_benefits', timestamp=timestamp)
+        plan = Plans(connection).of('top_benefits', timestamp=timestamp)
     scans = [node for node in plan.all() if node['Node Type'] == 'Foreign Scan']
     assert [scan['Relations'].partition(' (')[0] for scan in scans] == ['Aggregate on'] * 2
 
@@ -71,9 +66,7 @@ def test_each_foreign_server_counts_its_own_uses(
 def test_foreign_server_that_is_away_is_a_503_until_it_is_back(
     benefits: Rows, foreign_servers: Shards, start_api: Callable[..., ApiProcess]
 ) -> None:
-    api = start_api(
-        DATABASE_URL=of_role(foreign_servers), API_FUNCTIONS=str(foreign_servers.folder)
-    )
+    api = start_api(DATABASE_URL=of_role(foreign_servers))
     before = [api.get(path).json() for path in PATHS]
     assert all(before)
     foreign_servers.servers[1].terminate()
@@ -88,15 +81,10 @@ def test_foreign_server_that_is_away_is_a_503_until_it_is_back(
 
 
 @on_citus
-def test_citus_refuses_the_recursive_file_at_the_check_and_takes_its_own(
+def test_service_runs_on_citus(
     benefits: Rows, citus_cluster: Shards, start_api: Callable[..., ApiProcess]
 ) -> None:
-    refused = check(citus_cluster)
-    assert refused.returncode == 1
-    assert '/inactivity_periods.sql: recursive CTEs are only supported when ' in refused.stderr
-    taken = check(citus_cluster, API_FUNCTIONS=str(CITUS_FILES))
-    assert (taken.returncode, taken.stderr) == (0, '')
-    api = start_api(DATABASE_URL=of_role(citus_cluster), API_FUNCTIONS=str(CITUS_FILES))
+    api = start_api(DATABASE_URL=of_role(citus_cluster))
     for _ in range(8):  # from the sixth time on, a session may choose a plan for all values
         for path in PATHS:
             assert api.get(path).json()
@@ -108,11 +96,10 @@ def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
 ) -> None:
     first = citus_cluster.servers[0]
     run_in_psql(first, ROOT / 'db' / 'indexes.sql')
-    url = {'DATABASE_URL': citus_cluster.url, 'API_FUNCTIONS': str(CITUS_FILES)}
-    warning = check(citus_cluster, **url).stderr
+    warning = run_check(citus_cluster.url).stderr
     assert 'invalid until: ' in warning
     [sequential] = re.findall(r'`(set citus\.[^`]+)`', PAGES[OF_CITUS])
     for broken in warning.rstrip('\n').split('; '):
         mend = broken.partition('until: ')[2]
         run(program(first, 'psql'), first.url(), '-X', '-c', sequential, '-c', mend)
-    assert check(citus_cluster, **url).stderr == ''
+    assert run_check(citus_cluster.url).stderr == ''

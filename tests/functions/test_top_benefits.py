@@ -2,8 +2,11 @@
 
 import pytest
 
-from tests.functions.conftest import ORDINARY, PLACES
+from tests.functions.conftest import SEVERAL_SERVERS
 from tests.support import Rows, body
+
+# it has no other form in db/plain
+pytestmark = pytest.mark.parametrize('rows', ['functions', *SEVERAL_SERVERS], indirect=True)
 
 T = '2024-07-01T12:00:00+00:00'
 WINDOW_OPENS = '2024-01-03 12:00:00'  # 180 days of 24 hours before T
@@ -79,36 +82,6 @@ def test_benefit_of_any_recurrence_counts(rows: Rows) -> None:
     rows.benefit(1, 'fortnight')
     rows.uses(1, '2024-06-01')
     assert top(rows)[0]['topBenefits180Days'] == [{'benefitId': 1, 'usageCount': 1}]
-
-
-@pytest.mark.parametrize('count', [1, 5, 6, 7, 20])
-def test_every_benefit_is_counted_once(rows: Rows, count: int) -> None:
-    ids = range(1, count + 1)
-    rows.venues(*ids[1:])
-    for id_ in ids:
-        rows.benefit(id_, venue=id_)
-        rows.uses(id_, '2024-06-01')
-    assert [venue['topBenefits180Days'] for venue in top(rows)] == [
-        [{'benefitId': id_, 'usageCount': 1}] for id_ in ids
-    ]
-
-
-@pytest.mark.parametrize(
-    ('rows', 'type_', 'bits'),
-    # where uses are spread by "benefitId", its type stays
-    [(place, 'integer', 32) for place in PLACES] + [(place, 'bigint', 64) for place in ORDINARY],
-    indirect=['rows'],
-)
-def test_lowest_and_highest_id_of_the_type_count(rows: Rows, type_: str, bits: int) -> None:
-    if type_ != 'integer':
-        rows.connection.execute(f'alter table benefit alter id type {type_}')
-        rows.connection.execute(f'alter table benefit_usage alter "benefitId" type {type_}')
-    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    for id_, expected in ((lowest, [lowest]), (highest, [lowest, highest])):
-        rows.benefit(id_)
-        rows.uses(id_, '2024-06-01')
-        [venue] = top(rows)
-        assert [found['benefitId'] for found in venue['topBenefits180Days']] == expected
 
 
 def test_default_moment_is_the_databases_now(rows: Rows) -> None:

@@ -1,12 +1,13 @@
-"""Ids with gaps and at the ends of their type, and the beginning of the calendar."""
+"""Hundreds of benefits, whose ids have gaps and are at the ends of their type."""
 
 import random
 from datetime import datetime, timedelta
 
 import pytest
 
+from tests.functions.conftest import SEVERAL_SERVERS
 from tests.functions.test_plain_forms import compare
-from tests.support import Rows, body
+from tests.support import Rows
 
 T = datetime(2024, 7, 1, 12)
 VENUES, BENEFITS, USES = 9, 400, 4000
@@ -39,6 +40,7 @@ def fill(rows: Rows, chance: random.Random) -> None:
         )
 
 
+@pytest.mark.parametrize('rows', ['functions', *SEVERAL_SERVERS], indirect=True)
 @pytest.mark.parametrize('seed', range(3))
 def test_hundreds_of_benefits_with_gaps_between_their_ids(
     rows: Rows, oracle: Rows, seed: int
@@ -50,22 +52,3 @@ def test_hundreds_of_benefits_with_gaps_between_their_ids(
     for venue in range(1, VENUES + 1):
         compare(rows, oracle, 'inactivity_periods', venue_id=venue, timestamp=T)
         compare(rows, oracle, 'available_benefits', venue_id=venue, person_id=1, timestamp=T)
-
-
-def test_nothing_counts_before_the_calendar_begins(rows: Rows, oracle: Rows) -> None:
-    for each in (rows, oracle):
-        each.benefit(1)
-        each.uses(1, '0001-12-31 BC', '0001-01-01', '0001-01-01 00:00:00.000001', '0001-01-20')
-    moment = '0001-02-01T00:00:00+00:00'
-    [venue] = body(rows, 'top_benefits', timestamp=moment)
-    assert venue['topBenefits180Days'] == [{'benefitId': 1, 'usageCount': 2}]
-    [benefit] = body(rows, 'inactivity_periods', venue_id=1, timestamp=moment)
-    assert benefit['inactivityPeriods'] == [
-        {
-            'startTime': '0001-01-01T00:00:00.000001+00:00',
-            'endTime': '0001-01-20T00:00:00+00:00',
-        }
-    ]
-    compare(rows, oracle, 'top_benefits', timestamp=moment)
-    compare(rows, oracle, 'inactivity_periods', venue_id=1, timestamp=moment)
-    compare(rows, oracle, 'available_benefits', venue_id=1, person_id=1, timestamp=moment)

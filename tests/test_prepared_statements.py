@@ -13,7 +13,7 @@ from tests.support import Rows
 
 FUNCTIONS = [load_function(path) for path in sorted(FOLDER.glob('*.sql'))]
 IDS = [1, 2**15, 2**31, 2**63 - 1]
-TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0001-01-01T00:00:00.000001+00:00']
+TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0002-01-01T00:00:00.000001+00:00']
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from api.database.functions import Bind, Function, FunctionFileError, Values
 from api.http.problems import Problem
 
 BIGINT_MAX = 2**63 - 1
+FIRST_YEAR = 2
 DIGITS = re.compile(r'[0-9]{1,19}')
 # a year, a month with its longest days, a time up to nanoseconds, an offset
 TIMESTAMP = re.compile(
@@ -39,17 +40,20 @@ def timestamptz(text: str) -> str:
         the statement is the same whether there is a timestamp or not.
 
     Raises:
-        ValueError: It is no instant of the years 1 to 9999; the message says what is allowed.
+        ValueError: It is no instant of the years 2 to 9999; the message says what is allowed.
+            A report as of the year 1 would begin before the calendar does.
     """
     if TIMESTAMP.fullmatch(text):
         with suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(text.upper().replace(',', '.'))
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return moment.astimezone(UTC).isoformat()
+            moment = moment.astimezone(UTC)
+            if moment.year >= FIRST_YEAR:
+                return moment.isoformat()
     message = (
-        'must be an instant of the years 1 to 9999 in ISO 8601, such as 2022-10-07T12:00:00Z'
-        ' or 2022-10-07T14:00:00.123456+02:00; without an offset it is UTC'
+        f'must be an instant of the years {FIRST_YEAR} to 9999 in ISO 8601, such as'
+        ' 2022-10-07T12:00:00Z or 2022-10-07T14:00:00.123456+02:00; without an offset it is UTC'
     )
     if TIMESTAMP.fullmatch('+'.join(text.rsplit(' ', 1))):
         message += '. In a query string + means a space: write %2B for the + of an offset'

@@ -94,7 +94,7 @@ def test_etag_changes_with_the_bytes(
         (as_of(TOP, PAST), 'public, max-age=77, stale-while-revalidate=777'),
         (as_of(AVAILABLE, PAST), 'private, max-age=77'),
         (as_of(INACTIVE, PAST), 'public, max-age=77, stale-while-revalidate=777'),
-        (as_of(INACTIVE, '0001-01-01'), 'public, max-age=77, stale-while-revalidate=777'),
+        (as_of(INACTIVE, '0002-01-01'), 'public, max-age=77, stale-while-revalidate=777'),
         ('/live', 'no-store'),
         ('/ready', 'no-store'),
         ('/nowhere', 'no-store'),

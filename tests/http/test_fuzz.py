@@ -230,7 +230,7 @@ texts = st.one_of(
             '%00',
             '1e3',
             '\N{ARABIC-INDIC DIGIT SEVEN}',
-            '0001-01-01',
+            '0002-01-01',
         ]
     ),
 )

@@ -81,6 +81,7 @@ def test_missing_index_is_one_warning(
     api = start_api(DATABASE_URL=database_url)
     [warning] = [line for line in api.output().splitlines() if 'level=warning' in line]
     assert warning.endswith(f'see db/indexes.sql: {named}"')
+    assert 'db/plain' in warning
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
 # a lock, a restart, or a wrong password
 LASTING = ('0A', '22', '25006', '3F', '42')
 LONGEST_RUN_S = 5.0
+INDEXES = (
+    'recommended indexes are missing or invalid (a database that gets none is faster with'
+    ' functions = ["db/plain"]), see db/indexes.sql'
+)
 COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 
@@ -54,8 +58,7 @@ def check_database(settings: Settings, functions: Iterable[Function]) -> list[st
         except psycopg.Error as ex:
             reason = f'the database cannot be checked: {in_one_line(ex)} ({place})'
             raise NotCheckedError(reason) from ex
-    indexes = f'recommended indexes are missing or invalid, see db/indexes.sql: {missing}'
-    return [*warnings, indexes] if missing else warnings
+    return [*warnings, f'{INDEXES}: {missing}'] if missing else warnings
 
 
 def run(session: Session, function: Function, limit_s: float, place: str) -> bool:

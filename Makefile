@@ -5,10 +5,10 @@
 #   SECONDS=3 CLIENTS=1   how long and how many pgbench runs
 #   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
 #   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   make mutants: mistakes per folder, which, where
-# For make bench: how many uses and venues are loaded, the fewer uses of growth, how long one HTTP measurement takes and
-# how often it is made, what is measured or drawn, other PostgreSQLs for versions, the folder of figures and pictures
-#   USAGES=20000000   VENUES=10000   GROWTH='20000 2000000'   SECONDS=3   ROUNDS=5
-#   PARTS=http,price,growth,memory,versions,draw   POSTGRES_BINS='/usr/lib/postgresql/15/bin'   OUT=docs/speed
+# For make bench: how many uses are loaded, how long one HTTP measurement takes and how often it is made, what is
+# measured or drawn, folders of other PostgreSQLs' programs, the folder of figures and pictures
+#   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql memory draw'   POSTGRES_BINS='/usr/lib/postgresql/15/bin'
+#   OUT=docs/speed
 
 PYTHON ?= python3
 USAGES ?= 2000000
@@ -79,7 +79,6 @@ format: .venv/installed ## Mend what ruff and sqlfluff can mend
 
 bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw it (USAGES=20000000 for many uses)
 	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) --rounds $(ROUNDS) --out $(OUT) \
-	    $(if $(VENUES),--venues $(VENUES)) $(if $(GROWTH),--growth $(GROWTH)) \
 	    $(if $(PARTS),--parts $(PARTS)) $(if $(POSTGRES_BINS),--postgres $(POSTGRES_BINS))
 
 .venv-bench/installed: requirements/bench.txt

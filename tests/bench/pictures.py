@@ -1,15 +1,13 @@
-"""The pictures that are made of the figures: SVG that reads on light and on dark pages.
+"""The pictures of the figures: SVG that reads well on light and on dark pages.
 
-`.venv-bench` runs this: it has matplotlib.
+`.venv-bench` runs this, because it has matplotlib.
 """
 
 import sys
-from collections.abc import Callable, Iterable
-from datetime import date
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from textwrap import wrap
+from textwrap import fill
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
@@ -19,22 +17,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tests.bench.results import (
-    AVAILABLE,
     FASTAPI,
-    FASTAPI_QUIET,
     GRANIAN,
-    GUNICORN,
+    GTHREAD,
     INACTIVITY,
     OURS,
-    OURS_QUIET,
-    PGBENCH,
-    TOP,
+    REPORTS,
+    WAITRESS,
     Results,
     ratio,
 )
-from tests.bench.tables import number, ratio_of
+from tests.bench.tables import figures, number
 
-# a name for each colour, on light and on dark; the picture brings its own ground
+# the light and the dark value of every colour; save() makes the page choose
 COLOURS = {
     'ground': ('#ffffff', '#0d1117'),
     'ink': ('#1f2328', '#f0f6fc'),
@@ -47,29 +42,20 @@ COLOURS = {
 }
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 
-# the colour and the line of each form and server
+# the colour and line style of every form and server
 FORMS = {
     'ours': ('ours', 'blue', '-'),
     'plain': ('plain form', 'orange', '--'),
     'count': ('bare count', 'faint', ':'),
 }
 SERVERS = {
-    PGBENCH: ('pgbench, no HTTP', 'faint', ':'),
-    OURS: ('ours, log on', 'blue', '-'),
-    OURS_QUIET: ('ours, quiet', 'blue', '--'),
-    FASTAPI: ('FastAPI, log on', 'orange', '-'),
-    FASTAPI_QUIET: ('FastAPI, quiet', 'orange', '--'),
-    GRANIAN: ('granian, quiet', 'green', '--'),
-    GUNICORN: ('gunicorn, quiet', 'purple', '--'),
+    OURS: ('blue', '-'),
+    FASTAPI: ('orange', '--'),
+    GRANIAN: ('green', '--'),
+    GTHREAD: ('purple', '--'),
+    WAITRESS: ('faint', ':'),
 }
-# the number of connections that the title tells of
-TOLD = 16
-SMALL = 8
-SMALL_PER_INCH = 15
-NO_BREAK = '\xa0'
-# of the axes' height, between two labels, and of their width, from a line to its label
-LABEL_GAP = 0.056
-LEADER = 0.045
+CHARACTERS_PER_INCH = 15
 
 mpl.rcParams |= {
     'font.family': 'sans-serif',
@@ -81,7 +67,7 @@ mpl.rcParams |= {
     'axes.edgecolor': LIGHT['faint'],
     'axes.labelcolor': LIGHT['ink'],
     'axes.titlecolor': LIGHT['ink'],
-    'axes.titlesize': 9.5,
+    'axes.titlesize': 10,
     'axes.titlelocation': 'left',
     'axes.spines.top': False,
     'axes.spines.right': False,
@@ -92,173 +78,111 @@ mpl.rcParams |= {
     'xtick.color': LIGHT['faint'],
     'ytick.color': LIGHT['faint'],
     'lines.linewidth': 1.8,
+    'lines.marker': 'o',
     'lines.markersize': 4,
+    'legend.frameon': False,
+    'legend.labelcolor': 'linecolor',
 }
 
 
 def growth(results: Results) -> Figure | None:
-    """Draw each report's time against the number of uses; None if it was not measured."""
-    found = {
-        report: sorted(records, key=lambda record: record['uses'])
-        for report in (INACTIVITY, AVAILABLE, TOP)
-        if (records := results.records('growth', report=report))
-    }
-    if not found:
+    """Draw the time of every report against the number of uses; None if it was not measured."""
+    if not results.sql_parts():
         return None
-    figure, [panels] = plt.subplots(
-        1, len(found), figsize=(9.8, 4.4), sharey=True, squeeze=False, layout='constrained'
+    part = results.sql_parts()[-1]
+    figure, panels = plt.subplots(
+        1, len(REPORTS), figsize=(9.8, 4.4), sharey=True, layout='constrained'
     )
-    for axes, (report, records) in zip(panels, found.items(), strict=True):
+    for axes, report in zip(panels, REPORTS, strict=True):
+        records = results.records(part, report=report, has_indexes=True)
         uses = [record['uses'] for record in records]
-        axes.set(xscale='log', yscale='log', xlim=(uses[0] / 1.5, uses[-1] * 60))
+        axes.set(xscale='log', yscale='log', xlabel='uses in the table', title=report)
         ticks(axes.xaxis, uses, short)
-        axes.set_xlabel('uses in the table')
-        first, last = (record['ms'] for record in (records[0], records[-1]))
-        axes.set_title(
-            f'{report}: {times(ratio(last["plain"], last["ours"]))} as fast\n'
-            f'as its plain form at {short(uses[-1])} uses'
-        )
-        for form, (_, colour, style) in FORMS.items():
-            if form in last:
+        for form, (name, colour, style) in FORMS.items():
+            if form in records[0]['ms']:
                 ms = [median(record['ms'][form]) for record in records]
-                axes.plot(uses, ms, marker='o', color=LIGHT[colour], linestyle=style)
+                line(axes, uses, ms, f'{name}: {number(ms[-1])} ms', colour, style)
+        axes.legend(loc='upper left')
     low, high = panels[0].get_ylim()
+    high *= 10  # room for the legends
     panels[0].set(ylim=(low, high), ylabel='milliseconds, median')
-    ticks(panels[0].yaxis, [10.0**n for n in range(-3, 6) if low <= 10.0**n <= high], plain)
-    for axes, records in zip(panels, found.values(), strict=True):
-        ends = {form: median(ms) for form, ms in records[-1]['ms'].items() if form in FORMS}
-        lines = [(*FORMS[form][:2], ms, number(ms)) for form, ms in ends.items()]
-        label(axes, records[-1]['uses'], lines)
-    [report, *_] = found
-    first, last = found[report][0], found[report][-1]
-    slower = [ratio(last['ms']['alone'], first['ms']['alone'])]
-    slower.append(median(last['ms']['plain']) / median(first['ms']['plain']))
+    ticks(panels[0].yaxis, [v for v in (0.1, 1, 10, 100, 1000, 10_000) if low <= v <= high], plain)
+    [first, *_, last] = results.records(part, report=INACTIVITY, has_indexes=True)
+    forms = [f'{median(last["ms"][f]) / median(first["ms"][f]):,.1f}' for f in ('ours', 'plain')]
     title(
         figure,
-        f'{times(last["uses"] / first["uses"])} the uses: {report} takes {times(slower[0])}'
-        f' as long, its plain form {times(slower[1])}',
+        f'{last["uses"] // first["uses"]:,} times the uses: {INACTIVITY} takes {forms[0]} times'
+        f' as long, its plain form {forms[1]} times',
     )
-    rounds = len(first['ms']['ours'])
-    small_print(figure, results.runs()['growth'], rounds, ['k: thousand, M: million'])
+    facts = [f'times at {short(last["uses"])} uses', 'k: thousand, M: million']
+    small_print(figure, results.runs()[part], facts)
     return figure
 
 
-def connections(results: Results) -> Figure | None:
-    """Draw answers in a second against connections; None if they were not measured."""
-    records = results.records('http', report=AVAILABLE)
+def distance(results: Results) -> Figure | None:
+    """Draw answers per second against distance; None if they were not measured."""
+    records = results.records('http')
     if not records:
         return None
-    figure, axes = plt.subplots(figsize=(8.6, 5), layout='constrained')
-    counts = [record['connections'] for record in records]
-    axes.set(xscale='log', yscale='log', xlim=(counts[0] / 1.15, counts[-1] * 3.6))
-    axes.set(xlabel='connections kept and asked on at once', ylabel='answers per second, median')
-    ends = {}
-    for name, (_, colour, style) in SERVERS.items():
-        if all(record['rounds'].get(name) for record in records):
-            per_s = [median(f['per_s'] for f in record['rounds'][name]) for record in records]
-            axes.plot(counts, per_s, marker='o', color=LIGHT[colour], linestyle=style)
-            ends[name] = per_s[-1]
-    low, high = axes.get_ylim()
-    axes.set(ylim=(low, high))
-    ticks(axes.xaxis, counts, plain)
-    ticks(axes.yaxis, [v for v in round_values() if low <= v <= high], plain)
-    lines = [(*SERVERS[name][:2], per_s, f'{per_s:,.0f}') for name, per_s in ends.items()]
-    label(axes, counts[-1], lines)
-    told = next((r for r in records if r['connections'] == TOLD), records[-1])
+    connections = sorted({record['connections'] for record in records})
+    figure, panels = plt.subplots(
+        1, len(connections), figsize=(9.8, 4.4), sharey=True, layout='constrained'
+    )
+    for axes, count in zip(panels, connections, strict=True):
+        found = [record for record in records if record['connections'] == count]
+        distances = [record['distance_ms'] for record in found]
+        axes.set(title=f'{count} kept connections', xlabel='milliseconds to the database')
+        ticks(axes.xaxis, distances, plain)
+        for name, (colour, style) in SERVERS.items():
+            per_s = [median(figures(record, name, 'per_s')) for record in found]
+            line(axes, distances, per_s, name, colour, style)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel('answers per second, median')
+    panels[-1].legend(loc='upper right')
+    ratios = [
+        number(ratio(figures(record, OURS, 'per_s'), figures(record, FASTAPI, 'per_s')))
+        for record in records
+        if record['connections'] == connections[0]
+    ]
     title(
         figure,
-        f'With its log on, {times(ratio_of(told, OURS, FASTAPI_QUIET))} the answers of FastAPI'
-        f' without a log,\nand {number(ratio_of(told, OURS, PGBENCH))} of what PostgreSQL gives'
-        f' pgbench, at {told["connections"]} connections',
+        f'{" / ".join(ratios)} times the answers of FastAPI at'
+        f' {" / ".join(map(str, distances))} ms and {connections[0]} connections',
     )
     run = results.runs()['http']
-    versions = {'Python': run['Python']} | run['packages']
-    more = ['quiet: no access log', *(f'{name} {version}' for name, version in versions.items())]
-    small_print(figure, run, len(told['rounds'][OURS]), [f'random ids of {AVAILABLE}', *more])
+    facts = [f'{name} {version}' for name, version in run['packages'].items()]
+    small_print(figure, run, ['log of ours on', 'no log of the others', *facts])
     return figure
+
+
+def line(
+    axes: Axes, xs: list[float], ys: list[float], name: str, colour: str, style: str
+) -> None:
+    """Draw a line in a colour that save() knows."""
+    axes.plot(xs, ys, label=name, color=LIGHT[colour], linestyle=style)
 
 
 def title(figure: Figure, text: str) -> None:
-    """Write what a picture shows above it."""
+    """Write above a picture what it shows."""
     figure.suptitle(text, x=0.01, ha='left', fontweight='bold')
 
 
 def ticks(axis: Axis, values: list[float], text: Callable[[float], str]) -> None:
-    """Mark these values on an axis and no others."""
+    """Mark only these values on an axis."""
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
-def round_values() -> list[float]:
-    """Return 1, 2 and 5 times the powers of ten."""
-    return [digit * 10.0**power for power in range(7) for digit in (1, 2, 5)]
-
-
-def label(axes: Axes, x: float, lines: Iterable[tuple[str, str, float, str]]) -> None:
-    """Write names at the ends of lines, apart from each other.
-
-    Args:
-        axes: Where; its limits are set.
-        x: Where the lines end.
-        lines: Each line's name, colour, last value, and what is told of that.
-    """
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ordered = sorted(lines, key=lambda line: line[2])
-    ends = [tuple(to_axes.transform((x, y))) for _, _, y, _ in ordered]
-    places = apart([height for _, height in ends])
-    for (name, colour, _, told), (right, height), place in zip(ordered, ends, places, strict=True):
-        axes.annotate(
-            f'{name} {told}',
-            (right, height),
-            (right + LEADER, place),
-            xycoords='axes fraction',
-            textcoords='axes fraction',
-            va='center',
-            fontsize=9,
-            color=LIGHT[colour],
-            arrowprops={
-                'arrowstyle': '-',
-                'color': LIGHT[colour],
-                'linewidth': 0.6,
-                'relpos': (0, 0.5),
-                'shrinkA': 0,
-                'shrinkB': 3,
-            },
-        )
-
-
-def apart(heights: list[float]) -> list[float]:
-    """Return ascending heights moved from each other until LABEL_GAP is between any two."""
-    heights = list(heights)
-    for _ in range(100):
-        for place, (low, high) in enumerate(pairwise(heights)):
-            lacking = max(LABEL_GAP - (high - low), 0)
-            heights[place] -= lacking / 2
-            heights[place + 1] += lacking / 2
-    return heights
-
-
-def small_print(figure: Figure, run: dict, rounds: int, more: list[str]) -> None:
-    """Write under a picture when, where, how often and with what it was measured."""
+def small_print(figure: Figure, run: dict, more: list[str]) -> None:
+    """Write under a picture when, where and with what it was measured."""
     facts = [
-        f'{date.fromisoformat(run["date"]):%d %B %Y}',
-        f'commit {run["commit"]}',
-        *(f'{run[what]} {what}' for what in ('cores', 'uses', 'venues', 'benefits')),
-        f'PostgreSQL {run["PostgreSQL"]}',
+        *(run['date'], f'commit {run["commit"]}', f'PostgreSQL {run["PostgreSQL"]}'),
+        *(f'{run[name]} {name}' for name in ('cores', 'uses', 'venues')),
         *more,
-        f'medians of {rounds} rounds in turns',
     ]
-    # lines end between the facts
-    text = ', '.join(fact.replace(' ', NO_BREAK) for fact in facts)
-    lines = wrap(text, int(figure.get_figwidth() * SMALL_PER_INCH))
-    figure.supxlabel(
-        '\n'.join(lines).replace(NO_BREAK, ' '),
-        x=0.01,
-        ha='left',
-        fontsize=SMALL,
-        color=LIGHT['faint'],
-    )
+    text = fill(', '.join(facts), int(figure.get_figwidth() * CHARACTERS_PER_INCH))
+    figure.supxlabel(text, x=0.01, ha='left', fontsize=8, color=LIGHT['faint'])
 
 
 def plain(value: float) -> str:
@@ -268,21 +192,7 @@ def plain(value: float) -> str:
 
 def short(value: float) -> str:
     """Return a number of uses such as 200k or 20M."""
-    for unit, letter in ((10**6, 'M'), (10**3, 'k')):
-        if value >= unit:
-            return f'{value / unit:g}{letter}'
-    return f'{value:g}'
-
-
-def times(value: float | None) -> str:
-    """Return how many times something is."""
-    return (
-        '- times'
-        if value is None
-        else f'{value:.2f} times'
-        if value < 10
-        else f'{value:,.0f} times'
-    )
+    return f'{value / 10**6:g}M' if value >= 10**6 else f'{value / 10**3:g}k'
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -298,21 +208,19 @@ def save(figure: Figure, path: Path) -> None:
     style = (
         f'<style>svg{{{themes[0]}}}@media(prefers-color-scheme:dark){{svg{{{themes[1]}}}}}</style>'
     )
-    head, end, rest = text.partition('<defs>')
-    path.write_text(head + style + end + rest)
+    path.write_text(text.replace('<defs>', f'{style}<defs>', 1))
     plt.close(figure)
 
 
-def main() -> int:
+def main() -> None:
     """Draw the pictures of a folder into it."""
     folder = Path(sys.argv[1])
     results = Results(folder)
-    for name, draw in {'growth': growth, 'connections': connections}.items():
+    for draw in (growth, distance):
         if figure := draw(results):
-            save(figure, folder / f'{name}.svg')
-            print(f'{folder / name}.svg')
-    return 0
+            save(figure, folder / f'{draw.__name__}.svg')
+            print(f'{folder / draw.__name__}.svg')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
-"""What was measured: raw figures in one JSON file, of which tables and pictures are made.
+"""The measured figures, in one JSON file from which the tables and pictures are made.
 
-Needs nothing but Python, since `.venv-bench` draws the pictures.
+It needs only the standard library, because `.venv-bench` draws the pictures.
 """
 
 import json
@@ -10,74 +10,67 @@ from statistics import median
 FILE = 'bench.json'
 
 OURS = 'ours'
-OURS_QUIET = 'ours, quiet'
-OURS_UNCOUNTED = 'ours, no metrics'
 FASTAPI = 'FastAPI'
-FASTAPI_QUIET = 'FastAPI, quiet'
 GRANIAN = 'granian'
-GUNICORN = 'gunicorn'
-PGBENCH = 'pgbench'
+GTHREAD = 'gunicorn gthread'
+WAITRESS = 'stock waitress'
+OURS_ALONE = 'ours, one worker'
+FASTAPI_ALONE = 'FastAPI, one worker'
 
 AVAILABLE = 'available_benefits'
 INACTIVITY = 'inactivity_periods'
 TOP = 'top_benefits'
+REPORTS = (TOP, AVAILABLE, INACTIVITY)
 
 
 class Results:
-    """The figures of each part of the bench, kept in a file from the moment they are known.
+    """The figures of every part of the benchmark.
 
     Args:
-        folder: Where the file is; what it has of other runs stays until it is measured anew.
+        folder: The folder of the file. Parts that are not measured again keep their figures.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
         self._parts = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def begin(self, part: str, run: dict) -> None:
-        """Forget what a part had found before.
+    def replace(self, part: str, run: dict, records: list[dict]) -> None:
+        """Write the figures of a part to the file, in place of its earlier ones.
 
         Args:
             part: The part's name.
-            run: When, where and with which sizes and versions it is measured now.
+            run: The date, the machine, and the sizes and versions that were measured.
+            records: The figures.
         """
-        self._parts[part] = {'run': run, 'records': []}
-
-    def add(self, part: str, record: dict) -> None:
-        """Keep what a part that has begun found; the file is whole at any time."""
-        self._parts[part]['records'].append(record)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file.with_suffix('.unfinished')
-        unfinished.write_text(self._text())
-        unfinished.replace(self._file)
-
-    def _text(self) -> str:
-        """Return JSON with a line for each record."""
+        self._parts[part] = {'run': run, 'records': records}
         parts = [
-            f'"{name}": {{"run": {json.dumps(part["run"])}, "records": [\n'
-            + ',\n'.join(json.dumps(record) for record in part['records'])
+            f'"{name}": {{"run": {json.dumps(found["run"])}, "records": [\n'
+            + ',\n'.join(json.dumps(record) for record in found['records'])
             + '\n]}'
-            for name, part in self._parts.items()
+            for name, found in sorted(self._parts.items())
         ]
-        return '{\n' + ',\n'.join(parts) + '\n}\n'
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text('{\n' + ',\n'.join(parts) + '\n}\n')
 
     def runs(self) -> dict[str, dict]:
-        """Return when, where and with what each part was measured, by its name."""
+        """Return the `run` of every part, by the part's name."""
         return {name: part['run'] for name, part in self._parts.items()}
 
-    def records(self, *parts: str, **key: object) -> list[dict]:
-        """Return the records of some parts that have all members of a key."""
-        return [
-            record
-            for part in parts
-            for record in self._parts.get(part, {}).get('records', [])
-            if key.items() <= record.items()
-        ]
+    def records(self, part: str, **key: object) -> list[dict]:
+        """Return the records of a part whose members equal those of `key`."""
+        records = self._parts.get(part, {}).get('records', [])
+        return [record for record in records if key.items() <= record.items()]
+
+    def sql_parts(self) -> list[str]:
+        """Return the parts that measured SQL, one per PostgreSQL version, the newest last."""
+        parts = [name for name in self._parts if name.startswith('sql ')]
+        return sorted(parts, key=lambda name: int(name.split()[1]))
 
 
 def ratio(these: list[float], those: list[float]) -> float:
-    """Return the median of the rounds' ratios.
+    """Return the median of the ratios of two lists of rounds.
 
-    The two of a round ran next to each other, so what the machine did besides weighed on both.
+    Two measurements of the same round ran one after the other, so other load on the machine
+    affected both.
     """
     return median(this / that for this, that in zip(these, those, strict=True))

@@ -16,154 +16,136 @@ import psutil
 from api.config import load_settings
 from tests.bench.results import (
     FASTAPI,
-    FASTAPI_QUIET,
+    FASTAPI_ALONE,
     GRANIAN,
-    GUNICORN,
+    GTHREAD,
     OURS,
-    OURS_QUIET,
-    OURS_UNCOUNTED,
+    OURS_ALONE,
+    WAITRESS,
 )
-from tests.support import ROOT, clean_environment, connections, free_port, until
+from tests.support import ROOT, clean_environment, free_port, until
 
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CORES = os.cpu_count() or 1
+THREADS = '8'
+READY_PATH = '/venues/1/available-benefits?personId=1'
 READY_WITHIN_S = 60
 STOPPED_WITHIN_S = 10
 
-UVICORN = [
-    *['-m', 'uvicorn', '--workers', str(CORES), '--loop', 'uvloop', '--http', 'httptools'],
-    'tests.bench.fastapi_app:app',
-]
-# our application; both write no log of it
-OTHER_WSGI = ['--workers', str(CORES), 'tests.bench.wsgi:app']
 
-
-def command(name: str, port: int) -> tuple[list[str], str]:
-    """Return the command that starts a server, and a path that it answers when it is ready."""
-    python, threads = str(BENCH_PYTHON), str(load_settings({}).pool_size)
-    on_port = ['--port', str(port)]
+def command(name: str, port: int) -> list[str]:
+    """Return the command that starts a server."""
+    here, bench = sys.executable, str(BENCH_PYTHON)
+    workers = ['--workers', '1' if name in (OURS_ALONE, FASTAPI_ALONE) else str(CORES)]
+    uvicorn = [
+        *[bench, '-m', 'uvicorn', '--port', str(port), *workers, '--no-access-log'],
+        *['--log-level', 'warning', 'tests.bench.fastapi_app:app'],
+    ]
     return {
-        OURS: ([sys.executable, '-m', 'api'], '/ready'),
-        OURS_QUIET: ([sys.executable, '-m', 'api'], '/ready'),
-        OURS_UNCOUNTED: ([sys.executable, '-m', 'tests.bench.uncounted'], '/ready'),
-        FASTAPI: ([python, *UVICORN, *on_port], '/openapi.json'),
-        FASTAPI_QUIET: (
-            [python, *UVICORN, *on_port, '--no-access-log', '--log-level', 'warning'],
-            '/openapi.json',
-        ),
-        GRANIAN: (
-            [
-                *[python, '-m', 'granian', '--interface', 'wsgi', '--no-log', *on_port],
-                *['--blocking-threads', threads, *OTHER_WSGI],
-            ],
-            '/ready',
-        ),
-        GUNICORN: (
-            [
-                *[python, '-m', 'gunicorn', '--bind', f'127.0.0.1:{port}'],
-                *['--log-level', 'warning', '--worker-class', 'gthread'],
-                *['--threads', threads, *OTHER_WSGI],
-            ],
-            '/ready',
-        ),
+        OURS: [here, '-m', 'api'],
+        OURS_ALONE: [here, '-m', 'api'],
+        FASTAPI: uvicorn,
+        FASTAPI_ALONE: uvicorn,
+        GRANIAN: [
+            *[bench, '-m', 'granian', '--interface', 'wsgi', '--port', str(port), *workers],
+            *['--blocking-threads', THREADS, '--no-log', '--factory', 'api.app:create_app'],
+        ],
+        GTHREAD: [
+            *[bench, '-m', 'gunicorn', '--bind', f'127.0.0.1:{port}', *workers],
+            *['--worker-class', 'gthread', '--threads', THREADS],
+            *['--log-level', 'warning', 'api.app:create_app()'],
+        ],
+        WAITRESS: [bench, '-m', 'tests.bench.stock_waitress', str(port), str(CORES)],
     }[name]
+
+
+def environment(name: str, port: int) -> dict[str, str]:
+    """Return what configures a server: defaults, and a log for ours alone."""
+    return clean_environment() | {
+        'API_PORT': str(port),
+        'API_WORKERS': '1' if name == OURS_ALONE else str(CORES),
+        'API_LOG_LEVEL': 'info' if name in (OURS, OURS_ALONE) else 'warning',
+        # FastAPI reads it too
+        'API_POOL_SIZE': str(load_settings({}).pool_size),
+    }
 
 
 @dataclass(frozen=True)
 class Server:
-    """A started server.
+    """A running server.
 
     Attributes:
-        name: What it is called in the results.
-        url: Where it listens, without a slash at the end.
-        pid: Its first process, the parent of all others.
-        log: The file that its output goes to.
+        name: Its name in the results.
+        url: Its address, without a slash at the end.
+        pid: The process that is the parent of all others.
     """
 
     name: str
     url: str
     pid: int
-    log: Path
 
     def processes(self) -> list[psutil.Process]:
         """Return its processes."""
         parent = psutil.Process(self.pid)
         return [parent, *parent.children(recursive=True)]
 
-    def spread(self) -> list[int]:
-        """Return how many connections each worker has now, most first."""
-        port = int(self.url.rpartition(':')[2])
-        counts = [
-            sum(connection.laddr.port == port for connection in connections(process))
-            for process in self.processes()
-        ]
-        # the parent has none, and neither have other processes that do not answer
-        counts.sort(reverse=True)
-        return (counts + [0] * CORES)[: max(CORES, sum(count > 0 for count in counts))]
+    def cpu_s(self) -> float:
+        """Return the user and system CPU time of its processes so far, ended ones included."""
+        total = 0.0
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+        return total
 
 
 @contextmanager
-def running(name: str, database_url: str, **environment: str) -> Iterator[Server]:
-    """Run a server with its default settings, its output in a file, until the block ends.
+def running(name: str, database_url: str, functions: Path) -> Iterator[Server]:
+    """Run a server until the block ends; its output goes to a file.
 
     Args:
-        name: One of the names that `command` knows.
-        database_url: Where the reports come from.
-        environment: More environment variables.
+        name: The server's name in the results.
+        database_url: The database.
+        functions: A folder of SQL files that replace those in db/functions.
 
     Raises:
-        RuntimeError: It did not become ready; the message has its output.
+        RuntimeError: The server did not become ready; the message has its output.
     """
     port = free_port()
-    arguments, ready_path = command(name, port)
-    quiet = {'API_LOG_LEVEL': 'warning'} if name == OURS_QUIET else {}
-    with tempfile.TemporaryDirectory(prefix='bench-') as folder:
-        # an empty file, so that no developer's config.toml has a say
-        settings = Path(folder, 'config.toml')
-        settings.touch()
-        log = Path(folder, 'log')
-        with log.open('wb') as output:
-            process = subprocess.Popen(
-                arguments,
-                cwd=ROOT,
-                env=clean_environment()
-                | {
-                    'DATABASE_URL': database_url,
-                    'API_CONFIG': str(settings),
-                    'API_PORT': str(port),
-                }
-                | quiet
-                | environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C reaches this program alone, which then stops the whole group
-                start_new_session=True,
-            )
+    sources = {'DATABASE_URL': database_url, 'API_FUNCTIONS': str(functions)}
+    with tempfile.NamedTemporaryFile(prefix='bench-') as output:
+        process = subprocess.Popen(
+            command(name, port),
+            cwd=ROOT,
+            env=environment(name, port) | sources,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C interrupts only this program, which then stops the whole group
+            start_new_session=True,
+        )
         url = f'http://127.0.0.1:{port}'
         try:
             for _ in until(READY_WITHIN_S):
-                if answers(url + ready_path):
+                if is_ready(url) or process.poll() is not None:
                     break
-                if process.poll() is not None:
-                    raise RuntimeError(f'{name} ended at once:\n{log.read_text()}')
-            else:
-                raise RuntimeError(f'{name} is not ready:\n{log.read_text()}')
-            yield Server(name, url, process.pid, log)
+            if not is_ready(url):
+                raise RuntimeError(f'{name} is not ready:\n{Path(output.name).read_text()}')
+            yield Server(name, url, process.pid)
         finally:
             stop(process)
 
 
-def answers(url: str) -> bool:
-    """Tell whether a GET is answered with a 2xx."""
+def is_ready(url: str) -> bool:
+    """Tell whether a server answers a report with a 2xx."""
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url + READY_PATH, timeout=5):
             return True
     except OSError:
         return False
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Stop a process that leads a group, and whatever is left of the group."""
+    """Stop the leader of a process group, then whatever is left of the group."""
     process.send_signal(signal.SIGTERM)
     try:
         with suppress(subprocess.TimeoutExpired):

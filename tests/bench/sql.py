@@ -1,10 +1,10 @@
-"""The reports in SQL: ours against the plain forms, on histories of several lengths."""
+"""The reports in SQL: the function files and their plain forms, on histories of several lengths."""
 
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 import psycopg
@@ -12,12 +12,12 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 
 from api.database.functions import FOLDER, load_function
-from tests.bench.data import Databases, Size, busiest_venue
-from tests.bench.progress import Steps
-from tests.bench.results import AVAILABLE, INACTIVITY, TOP
+from tests.bench.data import Databases, Size
+from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
+from tests.support import ROOT
 
-PLAIN = Path(__file__).parents[1] / 'functions' / 'plain'
-# reading the window once, by as many processes as the server likes
+PLAIN = ROOT / 'tests' / 'functions' / 'plain'
+# the least that top_benefits has to do: read the window once, with as many processes
 BARE_COUNT = """
     select count(*)
     from benefit_usage
@@ -25,25 +25,44 @@ BARE_COUNT = """
         "usageTimestamp" > now() at time zone 'UTC' - interval '180 days'
         and "usageTimestamp" <= now() at time zone 'UTC'
 """
-# from its sixth run on, a prepared statement may have a plan for any values
+BUSIEST_VENUE = """
+    select benefit."venueId"
+    from benefit_usage
+    inner join benefit on benefit_usage."benefitId" = benefit.id
+    group by benefit."venueId"
+    order by count(*) desc
+    limit 1
+"""
+RECOMMENDED_INDEXES = """
+    select string_agg(indexname, ', ') from pg_indexes
+    where schemaname = 'public' and indexname not like '%_pkey'
+"""
+# from its sixth run on, a prepared statement may have a generic plan
 WARM_UP_RUNS = 6
 TURN_S = 0.05
-
-Action = Callable[[], object]
+# without indexes a report takes seconds
+ROUNDS_WITHOUT_INDEXES = 3
 
 
 @contextmanager
-def session(url: str, plan_cache_mode: str = 'auto') -> Iterator[psycopg.Connection]:
+def session(url: str) -> Iterator[psycopg.Connection]:
     """Connect as the service does: bodies as bytes, every integer a bigint."""
-    options = f'-c plan_cache_mode={plan_cache_mode}'
-    with psycopg.connect(url, autocommit=True, options=options) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         set_json_loads(bytes, connection)
         connection.adapters.register_dumper(int, Int8Dumper)
         yield connection
 
 
+def forms(report: str) -> dict[str, str]:
+    """Return the statements that are compared for a report, by the name of the form."""
+    ours = load_function(FOLDER / f'{report}.sql').sql
+    if report == TOP:
+        return {'ours': ours, 'count': BARE_COUNT}
+    return {'ours': ours, 'plain': load_function(PLAIN / f'{report}.sql').sql}
+
+
 def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
-    """Return what gives each report's parameters, new ones each time."""
+    """Return, for each report, what draws the parameters of its next run."""
     chance = random.Random(1)
     return {
         TOP: lambda: {'timestamp': None},
@@ -56,21 +75,13 @@ def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
     }
 
 
-def statement(
-    connection: psycopg.Connection, path: Path, values: Callable[[], dict]
-) -> Callable[[], bytes]:
-    """Return a function that runs a SQL file prepared, each time with new values."""
-    sql = load_function(path).sql
-    return lambda: connection.execute(sql, values(), prepare=True).fetchone()[0]
+def run(connection: psycopg.Connection, sql: str, draw: Callable[[], dict]) -> None:
+    """Run a prepared statement once."""
+    connection.execute(sql, draw(), prepare=True).fetchone()
 
 
-def prepared(connection: psycopg.Connection, sql: str) -> Action:
-    """Return a function that runs a statement without parameters, prepared."""
-    return lambda: connection.execute(sql, prepare=True).fetchone()
-
-
-def turn(action: Action) -> float:
-    """Run an action for a moment, at least once; returns the median in milliseconds."""
+def turn(action: Callable[[], None]) -> float:
+    """Repeat an action for TURN_S, at least once; returns the median in milliseconds."""
     times = []
     while sum(times) < TURN_S:
         started = time.perf_counter()
@@ -79,79 +90,49 @@ def turn(action: Action) -> float:
     return round(median(times) * 1000, 4)
 
 
-def measure(
-    part: str, databases: Databases, sizes: list[int], reports: list[str], rounds: int
-) -> Iterator[dict]:
-    """Measure reports and their plain forms in turns (A, B, A, B ...).
+def interleaved(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return every action's rounds in milliseconds; in a round, one action follows the other."""
+    found: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            action()  # the action before it may have used other pages
+            found[name].append(turn(action))
+    return found
+
+
+def measure(databases: Databases, sizes: list[int], rounds: int) -> list[dict]:
+    """Measure every report with indexes, and with a hundredth and a tenth of the uses without.
 
     Args:
-        part: What is told to be measured.
-        databases: Where.
-        sizes: With how many uses.
-        reports: Which reports.
-        rounds: How many turns each form has on each size.
+        databases: The databases.
+        sizes: The numbers of uses, the largest last.
+        rounds: How often every form is measured with indexes.
 
-    Yields:
-        For each report and number of uses, each form's rounds in milliseconds.
-
-    Raises:
-        AssertionError: A report and its plain form differ.
+    Returns:
+        For each report and number of uses, the rounds of each form in milliseconds.
     """
     urls = {usages: databases.url(usages) for usages in sizes}
-    draw = draws(databases.size, busiest_venue(urls[max(sizes)]))
-    with ExitStack() as stack, Steps(part, len(reports) * (1 + 2 * rounds)) as steps:
-        sessions = {usages: stack.enter_context(session(url)) for usages, url in urls.items()}
-        # as somebody types it, the plain form is planned for its values, and runs on all cores
-        typed = {
-            usages: stack.enter_context(session(url, 'force_custom_plan'))
-            for usages, url in urls.items()
-        }
-        for report in reports:
-            actions: dict[tuple[str, int], Action] = {}
-            for usages, connection in sessions.items():
-                ours, plain = (folder / f'{report}.sql' for folder in (FOLDER, PLAIN))
-                actions['ours', usages] = statement(connection, ours, draw[report])
-                actions['plain', usages] = statement(typed[usages], plain, draw[report])
-                if report == TOP:
-                    actions['count', usages] = prepared(connection, BARE_COUNT)
-            alone = {key: action for key, action in actions.items() if key[0] == 'ours'}
-            with steps.step(f'{report}, warming up'):
-                for connection in sessions.values():
-                    check_agreement(connection, report, draw[report]())
-                for action in list(alone.values()) * WARM_UP_RUNS + list(actions.values()):
-                    action()
-            found = {key: [] for key in actions}
-            # between the sizes, the plain forms would take seconds and sweep the caches
-            of_sizes = {key: [] for key in alone}
-            for times in (found, of_sizes):
-                for number in range(1, rounds + 1):
-                    with steps.step(f'{report}, round {number} of {rounds}'):
-                        for key in times:
-                            times[key].append(turn(actions[key]))
-            for usages in sizes:
-                of_forms = {form: ms for (form, uses), ms in found.items() if uses == usages}
-                yield {
-                    'postgresql': databases.version,
-                    'report': report,
-                    'uses': usages,
-                    'ms': of_forms | {'alone': of_sizes['ours', usages]},
+    with psycopg.connect(urls[sizes[-1]]) as connection:
+        venue = connection.execute(BUSIEST_VENUE).fetchone()[0]
+    draw = draws(databases.size, venue)
+    records = []
+    for usages, url in urls.items():
+        print(f'PostgreSQL {databases.version}: {usages:,} uses', flush=True)
+        for report in REPORTS:
+            with session(url) as connection:
+                actions = {
+                    form: partial(run, connection, sql, draw[report])
+                    for form, sql in forms(report).items()
                 }
-
-
-def check_agreement(connection: psycopg.Connection, report: str, values: dict) -> None:
-    """Raise an AssertionError unless both forms give the same answer as of one moment."""
-    moment = connection.execute('select now()').fetchone()[0].isoformat()
-    fixed = values | {'timestamp': moment}
-    ours, plain = (
-        statement(connection, folder / f'{report}.sql', lambda: fixed)()
-        for folder in (FOLDER, PLAIN)
-    )
-    assert ours == plain, f'{report} and its plain form differ'
-
-
-def warm_time_s(url: str, size: Size, report: str) -> float:
-    """Return how long a report takes, roughly, in seconds."""
-    with session(url) as connection:
-        run = statement(connection, FOLDER / f'{report}.sql', draws(size, 1)[report])
-        run()
-        return turn(run) / 1000
+                key = {'report': report, 'uses': usages}
+                for action in list(actions.values()) * WARM_UP_RUNS:
+                    action()
+                ms = interleaved(actions, rounds)
+                records.append(key | {'has_indexes': True, 'ms': ms})
+                if usages in sizes[-3:-1]:
+                    with connection.transaction(force_rollback=True):
+                        indexes = connection.execute(RECOMMENDED_INDEXES).fetchone()[0]
+                        connection.execute(f'drop index {indexes}')
+                        ms = interleaved(actions, ROUNDS_WITHOUT_INDEXES)
+                    records.append(key | {'has_indexes': False, 'ms': ms})
+    return records

@@ -1,83 +1,104 @@
-"""What `make bench` finds is kept, told as it is, and stands in docs/speed.md."""
+"""`make bench` measures what it says, and docs/speed.md has the figures that it found."""
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import psycopg
 import pytest
 
-from tests.bench.data import Databases, Size
-from tests.bench.results import Results, ratio
-from tests.bench.servers import CORES, Server
+from api.database.functions import FOLDER, load_function
+from tests.bench.http import write_distant
+from tests.bench.results import AVAILABLE, REPORTS, Results, ratio
+from tests.bench.servers import Server
 from tests.bench.tables import filled, markdown, tables
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    ApiProcess,
-    GuardedServer,
-    clean_environment,
-    client_of_each_worker,
-    ports,
-    workers,
-)
+from tests.support import ROOT, clean_environment
 
-FOLDER = ROOT / 'docs' / 'speed'
+PAGE = ROOT / 'docs' / 'speed.md'
+# a process whose children use 0.2 s of CPU time: one has ended, and one runs on
+PARENT = """
+import os, sys, time
+def child():
+    if os.fork() == 0:
+        while time.process_time() < 0.2: pass
+        return True
+if child(): sys.exit()
+os.wait()
+read, write = os.pipe()
+if child():
+    os.write(write, b'.')
+    time.sleep(600)
+os.read(read, 1)
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def nodes(plan: dict) -> Iterator[dict]:
+    """Yield a plan's nodes."""
+    yield plan
+    for inner in plan.get('Plans', []):
+        yield from nodes(inner)
 
 
 def test_tables_of_the_page_are_made_of_its_figures() -> None:
-    page = FOLDER.with_suffix('.md').read_text()
-    *made, targets = tables(Results(FOLDER))
-    assert targets[0][0] == 'target'
+    page = PAGE.read_text()
+    made = tables(Results(PAGE.with_suffix('')))
     assert filled(page, made) == page
     for table in made:
         assert markdown(table) in page
 
 
 def test_ratio_is_the_median_of_the_rounds() -> None:
-    # that of the medians would be 2
+    # the ratio of the medians would be 2
     assert ratio([2, 4, 30], [2, 1, 10]) == 3
 
 
+def test_distant_database_waits_once_for_the_same_answer(sample_url: str, tmp_path: Path) -> None:
+    write_distant(tmp_path, 1)
+    near, distant = (load_function(f / f'{AVAILABLE}.sql') for f in (FOLDER, tmp_path))
+    assert distant.binds == near.binds
+    values = {'venue_id': 1, 'person_id': 1, 'timestamp': None}
+    with psycopg.connect(sample_url) as connection:
+        answers = [connection.execute(f.sql, values).fetchone() for f in (near, distant)]
+        explained = connection.execute(f'explain (analyze, format json) {distant.sql}', values)
+        [[[explanation]]] = explained
+    assert answers[0] == answers[1]
+    assert [
+        n['Actual Loops'] for n in nodes(explanation['Plan']) if n.get('Alias') == 'distance'
+    ] == [1]
+
+
+def test_cpu_time_is_that_of_all_processes() -> None:
+    command = [sys.executable, '-c', PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        server = Server('parent', '', process.pid)
+        try:
+            process.stdout.readline()
+            assert server.cpu_s() >= 0.4
+        finally:
+            for one in server.processes():
+                one.kill()
+
+
 @pytest.mark.slow
-def test_part_that_fails_fails_alone(tmp_path: Path) -> None:
-    folder = tmp_path / 'figures'
-    finished = subprocess.run(
+def test_small_run_measures_every_report_in_sql(tmp_path: Path) -> None:
+    subprocess.run(
         [
             *[sys.executable, '-m', 'tests.bench', '--usages', '10000', '--rounds', '1'],
-            *['--parts', 'growth,versions', '--postgres', str(tmp_path), '--out', str(folder)],
+            *['--parts', 'sql', 'memory', '--out', str(tmp_path)],
         ],
         cwd=ROOT,
         env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+        check=True,
     )
-    assert finished.returncode == 1
-    assert f'error: {tmp_path}: POSTGRES_BIN: there is no initdb in' in finished.stderr
-    assert 'growth on PostgreSQL' in finished.stdout
-    assert [
-        record['uses'] for record in Results(folder).records('growth', report='top_benefits')
-    ] == [
-        10,
-        100,
-        1000,
-        10000,
-    ]
-    assert 'plain form / ours' in finished.stdout
-
-
-def test_spread_is_what_each_worker_has(start_api: Callable[..., ApiProcess]) -> None:
-    with GuardedServer() as database:
-        where = Databases(database, Size(usages=0, venues=0, benefits=0, persons=0))
-        api = start_api(DATABASE_URL=where.served(where.make('empty')), API_WORKERS='2')
-        server = Server('ours', api.url, api.process.pid, api.log)
-        with client_of_each_worker(api), httpx.Client(base_url=api.url) as third:
-            third.get('/live', timeout=DEADLINE_S)
-            # a worker's connections to the database are not its clients'
-            clients = [ports(worker) - {database.settings['port']} for worker in workers(api)]
-            counts = sorted(map(len, clients), reverse=True)
-            assert counts[1] > 0
-            assert server.spread() == counts + [0] * (CORES - 2)
-        api.stop()
+    results = Results(tmp_path)
+    assert results.records('memory')[0]['answer'] > 0
+    [part] = results.sql_parts()
+    for report in REPORTS:
+        sizes = [
+            [r['uses'] for r in results.records(part, report=report, has_indexes=has_indexes)]
+            for has_indexes in (True, False)
+        ]
+        assert sizes == [[10, 100, 1000, 10000], [100, 1000]]

@@ -1,7 +1,6 @@
 """`make bench`: how fast the reports are, how much memory they take, and how others do."""
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -14,35 +13,24 @@ from tests.bench import http, memory, sql
 from tests.bench.data import Databases, Size, databases
 from tests.bench.results import Results
 from tests.bench.servers import BENCH_PYTHON, CORES
-from tests.bench.tables import aligned, failures, filled, tables
+from tests.bench.tables import failures, filled, markdown, tables
 from tests.support import ROOT
 
 USES_PER_VENUE = 2000
 MIN_VENUES = 10
-COMPARED = ('asyncpg', 'fastapi', 'granian', 'gunicorn', 'uvicorn', 'waitress')
 PARTS = ('http', 'sql', 'memory', 'draw')
-
-
-def output(*command: str) -> str:
-    """Return what a command prints that is run in the project's folder."""
-    return subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.strip()
 
 
 def describe(size: Size, version: str) -> dict:
     """Return when, where and with what a part is measured."""
-    code = (
-        'import importlib.metadata as m, json, sys;'
-        'print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))'
-    )
+    describe_commit = ['git', '-C', ROOT, 'describe', '--always', '--dirty']
+    commit = subprocess.run(describe_commit, stdout=subprocess.PIPE, text=True, check=False)
     return {
         'date': f'{datetime.now(UTC):%Y-%m-%d}',
-        'commit': output('git', 'describe', '--always', '--dirty'),
+        'commit': commit.stdout.strip(),
         'cores': CORES,
         'load at start': round(os.getloadavg()[0], 2),
         'PostgreSQL': version,
-        'packages': json.loads(output(str(BENCH_PYTHON), '-c', code, *COMPARED)),
         'uses': f'{size.usages:,}',
         'venues': f'{size.venues:,}',
     }
@@ -69,7 +57,7 @@ def show(results: Results, folder: Path) -> None:
     """
     made = tables(results)
     for table in made:
-        print(f'\n{aligned(table)}', end='')
+        print(f'\n{markdown(table)}', end='')
     page = folder.with_suffix('.md')
     if page.exists():
         page.write_text(filled(page.read_text(), made))

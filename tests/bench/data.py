@@ -105,7 +105,7 @@ class Databases:
         name = f'uses_{usages}'
         if name not in self._names:
             print(f'PostgreSQL {self.version}: loading {usages:,} uses', flush=True)
-            self.make(name, ROWS, vars(replace(self.size, usages=usages)))
+            self._load(name, replace(self.size, usages=usages))
             self._names.add(name)
         return self._server.url(database=name)
 
@@ -115,8 +115,8 @@ class Databases:
             connection.execute('grant select on all tables in schema public to reader')
             return self._server.reader_url(connection.info.dbname)
 
-    def make(self, name: str, rows: list[str], values: dict[str, int]) -> str:
-        """Create a database with the schema, rows and indexes; returns its URL."""
+    def _load(self, name: str, size: Size) -> None:
+        """Create a database with the schema, rows and indexes."""
         with psycopg.connect(self._server.url(database='postgres'), autocommit=True) as admin:
             admin.execute(f'create database {name}')
         url = self._server.url(database=name)
@@ -126,12 +126,11 @@ class Databases:
             connection.execute('set session_replication_role = replica')
             # a table that was emptied in the same transaction is loaded without WAL
             connection.execute('truncate benefit_usage')
-            for statement in rows:
-                connection.execute(statement, values)
+            for statement in ROWS:
+                connection.execute(statement, vars(size))
         load(url, 'indexes.sql')
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute('vacuum analyze')
-        return url
 
 
 @contextmanager

@@ -13,21 +13,11 @@ from pathlib import Path
 
 from api.database.functions import FOLDER
 from tests.bench.data import Databases
-from tests.bench.results import (
-    AVAILABLE,
-    FASTAPI,
-    FASTAPI_ALONE,
-    GRANIAN,
-    GTHREAD,
-    OURS,
-    OURS_ALONE,
-    WAITRESS,
-)
+from tests.bench.results import AVAILABLE, SERVERS
 from tests.bench.servers import CORES, Server, running
 
 DISTANCES_MS = (0, 1, 5)
 CONNECTIONS = (16, 64)
-SERVERS = (OURS, FASTAPI, GRANIAN, GTHREAD, WAITRESS, OURS_ALONE, FASTAPI_ALONE)
 WARM_UP_S = 1
 GRACE_S = 60
 
@@ -42,8 +32,8 @@ function request()
 end
 function done(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format('RESULT %d %d %d %d\\n', summary.requests, summary.duration,
-    latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+  io.write(string.format('RESULT %d %d %d\\n', summary.requests, summary.duration,
+    e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
 
@@ -66,8 +56,8 @@ def wrk(server: Server, script: Path, connections: int, seconds: int) -> dict[st
     """Run wrk against a server.
 
     Returns:
-        Answers per second, the 99th percentile of latency in milliseconds, the CPU time of the
-        server's processes per answer in microseconds, and the number of failed requests.
+        Answers per second, the CPU time of the server's processes per answer in microseconds, and
+        the number of failed requests.
     """
     started_s = server.cpu_s()
     finished = subprocess.run(
@@ -81,11 +71,10 @@ def wrk(server: Server, script: Path, connections: int, seconds: int) -> dict[st
         timeout=seconds + GRACE_S,
     )
     cpu_s = server.cpu_s() - started_s
-    result = re.search(r'RESULT (\d+) (\d+) (\d+) (\d+)', finished.stdout)
-    requests, duration_us, p99_us, errors = map(int, result.groups())
+    result = re.search(r'RESULT (\d+) (\d+) (\d+)', finished.stdout)
+    requests, duration_us, errors = map(int, result.groups())
     return {
         'per_s': round(requests / duration_us * 1e6, 1),
-        'p99_ms': p99_us / 1000,
         'cpu_us': round(cpu_s / requests * 1e6, 1),
         'errors': errors,
     }

@@ -1,4 +1,4 @@
-"""The memory of one worker of the service during a large answer (Linux only)."""
+"""The memory of one worker of the service during its largest answer (Linux only)."""
 
 import time
 import urllib.request
@@ -9,42 +9,22 @@ from tests.bench.data import Databases
 from tests.bench.results import OURS_ALONE
 from tests.bench.servers import Server, running
 
-VENUES = (10_000, 100_000)
 PATH = '/venues/top-benefits'
 CALM_S = 1
 
-# three used benefits for each venue, so that its element of the answer is as large as it gets
-ROWS = [
-    "insert into venue select n, 'Venue' from generate_series(1, %(venues)s) as numbers (n)",
-    "insert into person values (1, 'Person')",
-    """
-    insert into benefit
-    select n, 1 + n %% %(venues)s, 'Benefit', 'day'
-    from generate_series(1, 3 * %(venues)s) as numbers (n)
-    """,
-    """
-    insert into benefit_usage
-    select id, 1, id, localtimestamp - interval '1 day' from benefit
-    """,
-]
-
 
 def measure(databases: Databases) -> list[dict]:
-    """Return, for each number of venues, bytes: the answer, the idle service, the peak above it."""
-    records = []
-    for venues in VENUES:
-        print(f'memory with {venues:,} venues', flush=True)
-        url = databases.served(databases.make(f'venues_{venues}', ROWS, {'venues': venues}))
-        with running(OURS_ALONE, url, FOLDER) as api:
-            time.sleep(CALM_S)
-            for process in api.processes():
-                Path(f'/proc/{process.pid}/clear_refs').write_text('5')  # resets VmHWM
-            idle = total(api, 'VmRSS')
-            with urllib.request.urlopen(api.url + PATH, timeout=120) as answer:
-                size = len(answer.read())
-            peak = total(api, 'VmHWM') - idle
-        records.append({'venues': venues, 'answer': size, 'idle': idle, 'peak': peak})
-    return records
+    """Return bytes: the size of the answer, the idle service, and the peak above that."""
+    url = databases.served(databases.url(databases.size.usages))
+    with running(OURS_ALONE, url, FOLDER) as api:
+        time.sleep(CALM_S)
+        for process in api.processes():
+            Path(f'/proc/{process.pid}/clear_refs').write_text('5')  # resets VmHWM
+        idle = total(api, 'VmRSS')
+        with urllib.request.urlopen(api.url + PATH, timeout=120) as answer:
+            size = len(answer.read())
+        peak = total(api, 'VmHWM') - idle
+    return [{'answer': size, 'idle': idle, 'peak': peak}]
 
 
 def total(api: Server, name: str) -> int:

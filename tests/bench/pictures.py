@@ -4,17 +4,12 @@
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from textwrap import fill
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tests.bench.results import (
     FASTAPI,
@@ -55,29 +50,25 @@ SERVERS = {
     GTHREAD: ('purple', '--'),
     WAITRESS: ('faint', ':'),
 }
-CHARACTERS_PER_INCH = 15
 
 mpl.rcParams |= {
     'font.family': 'sans-serif',
-    'font.size': 10,
     'svg.fonttype': 'none',
     'svg.hashsalt': 'bench',
     'figure.facecolor': LIGHT['ground'],
     'axes.facecolor': LIGHT['ground'],
     'axes.edgecolor': LIGHT['faint'],
+    'axes.titlesize': 'medium',
     'axes.labelcolor': LIGHT['ink'],
     'axes.titlecolor': LIGHT['ink'],
-    'axes.titlesize': 10,
     'axes.titlelocation': 'left',
     'axes.spines.top': False,
     'axes.spines.right': False,
     'axes.grid': True,
     'grid.color': LIGHT['grid'],
-    'grid.linewidth': 0.7,
     'text.color': LIGHT['ink'],
     'xtick.color': LIGHT['faint'],
     'ytick.color': LIGHT['faint'],
-    'lines.linewidth': 1.8,
     'lines.marker': 'o',
     'lines.markersize': 4,
     'legend.frameon': False,
@@ -97,26 +88,25 @@ def growth(results: Results) -> Figure | None:
         records = results.records(part, report=report, has_indexes=True)
         uses = [record['uses'] for record in records]
         axes.set(xscale='log', yscale='log', xlabel='uses in the table', title=report)
-        ticks(axes.xaxis, uses, short)
+        axes.set_xticks(uses, map(short, uses))
+        axes.minorticks_off()
         for form, (name, colour, style) in FORMS.items():
             if form in records[0]['ms']:
                 ms = [median(record['ms'][form]) for record in records]
-                line(axes, uses, ms, f'{name}: {number(ms[-1])} ms', colour, style)
+                label = f'{name}: {number(ms[-1])} ms'
+                axes.plot(uses, ms, label=label, color=LIGHT[colour], linestyle=style)
         axes.legend(loc='upper left')
     low, high = panels[0].get_ylim()
-    high *= 10  # room for the legends
-    panels[0].set(ylim=(low, high), ylabel='milliseconds, median')
-    ticks(panels[0].yaxis, [v for v in (0.1, 1, 10, 100, 1000, 10_000) if low <= v <= high], plain)
+    panels[0].set(ylim=(low, high * 10), ylabel='milliseconds, median')  # room for the legends
+    panels[0].yaxis.set_major_formatter('{x:,.6g}')
     [first, *_, last] = results.records(part, report=INACTIVITY, has_indexes=True)
     forms = [f'{median(last["ms"][f]) / median(first["ms"][f]):,.1f}' for f in ('ours', 'plain')]
-    title(
-        figure,
+    title = (
         f'{last["uses"] // first["uses"]:,} times the uses: {INACTIVITY} takes {forms[0]} times'
-        f' as long, its plain form {forms[1]} times',
+        f' as long, its plain form {forms[1]} times'
     )
-    facts = [f'times at {short(last["uses"])} uses', 'k: thousand, M: million']
-    small_print(figure, results.runs()[part], facts)
-    return figure
+    facts = f'times at {short(last["uses"])} uses, k: thousand, M: million'
+    return described(figure, title, results.runs()[part], facts)
 
 
 def distance(results: Results) -> Figure | None:
@@ -132,62 +122,36 @@ def distance(results: Results) -> Figure | None:
         found = [record for record in records if record['connections'] == count]
         distances = [record['distance_ms'] for record in found]
         axes.set(title=f'{count} kept connections', xlabel='milliseconds to the database')
-        ticks(axes.xaxis, distances, plain)
+        axes.set_xticks(distances)
         for name, (colour, style) in SERVERS.items():
             per_s = [median(figures(record, name, 'per_s')) for record in found]
-            line(axes, distances, per_s, name, colour, style)
+            axes.plot(distances, per_s, label=name, color=LIGHT[colour], linestyle=style)
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel('answers per second, median')
-    panels[-1].legend(loc='upper right')
+    panels[0].yaxis.set_major_formatter('{x:,.0f}')
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right center')
     ratios = [
         number(ratio(figures(record, OURS, 'per_s'), figures(record, FASTAPI, 'per_s')))
         for record in records
         if record['connections'] == connections[0]
     ]
-    title(
-        figure,
-        f'{" / ".join(ratios)} times the answers of FastAPI at'
-        f' {" / ".join(map(str, distances))} ms and {connections[0]} connections',
+    title = (
+        f'{", ".join(ratios)} times the answers of FastAPI with the database'
+        f' {", ".join(map(str, distances))} ms away, on {connections[0]} connections'
     )
-    run = results.runs()['http']
-    facts = [f'{name} {version}' for name, version in run['packages'].items()]
-    small_print(figure, run, ['log of ours on', 'no log of the others', *facts])
-    return figure
+    facts = 'ours with its log, the others without'
+    return described(figure, title, results.runs()['http'], facts)
 
 
-def line(
-    axes: Axes, xs: list[float], ys: list[float], name: str, colour: str, style: str
-) -> None:
-    """Draw a line in a colour that save() knows."""
-    axes.plot(xs, ys, label=name, color=LIGHT[colour], linestyle=style)
-
-
-def title(figure: Figure, text: str) -> None:
-    """Write above a picture what it shows."""
-    figure.suptitle(text, x=0.01, ha='left', fontweight='bold')
-
-
-def ticks(axis: Axis, values: list[float], text: Callable[[float], str]) -> None:
-    """Mark only these values on an axis."""
-    axis.set_major_locator(FixedLocator(values))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-
-
-def small_print(figure: Figure, run: dict, more: list[str]) -> None:
-    """Write under a picture when, where and with what it was measured."""
-    facts = [
-        *(run['date'], f'commit {run["commit"]}', f'PostgreSQL {run["PostgreSQL"]}'),
-        *(f'{run[name]} {name}' for name in ('cores', 'uses', 'venues')),
-        *more,
-    ]
-    text = fill(', '.join(facts), int(figure.get_figwidth() * CHARACTERS_PER_INCH))
+def described(figure: Figure, title: str, run: dict, facts: str) -> Figure:
+    """Write a title above a picture, and under it when, where and with what it was measured."""
+    figure.suptitle(title, x=0.01, ha='left', fontweight='bold')
+    text = (
+        f'{run["date"]}, commit {run["commit"]}, PostgreSQL {run["PostgreSQL"]},'
+        f' {run["cores"]} cores, {run["uses"]} uses, {run["venues"]} venues, {facts}'
+    )
     figure.supxlabel(text, x=0.01, ha='left', fontsize=8, color=LIGHT['faint'])
-
-
-def plain(value: float) -> str:
-    """Return a number such as 0.1 or 20,000."""
-    return f'{value:,.0f}' if value >= 1 else f'{value:g}'
+    return figure
 
 
 def short(value: float) -> str:

@@ -16,6 +16,7 @@ GTHREAD = 'gunicorn gthread'
 WAITRESS = 'stock waitress'
 OURS_ALONE = 'ours, one worker'
 FASTAPI_ALONE = 'FastAPI, one worker'
+SERVERS = (OURS, FASTAPI, GRANIAN, GTHREAD, WAITRESS, OURS_ALONE, FASTAPI_ALONE)
 
 AVAILABLE = 'available_benefits'
 INACTIVITY = 'inactivity_periods'

@@ -35,15 +35,15 @@ STOPPED_WITHIN_S = 10
 
 def command(name: str, port: int) -> list[str]:
     """Return the command that starts a server."""
-    here, bench = sys.executable, str(BENCH_PYTHON)
+    ours, bench = [sys.executable, '-m', 'api'], str(BENCH_PYTHON)
     workers = ['--workers', '1' if name in (OURS_ALONE, FASTAPI_ALONE) else str(CORES)]
     uvicorn = [
         *[bench, '-m', 'uvicorn', '--port', str(port), *workers, '--no-access-log'],
         *['--log-level', 'warning', 'tests.bench.fastapi_app:app'],
     ]
     return {
-        OURS: [here, '-m', 'api'],
-        OURS_ALONE: [here, '-m', 'api'],
+        OURS: ours,
+        OURS_ALONE: ours,
         FASTAPI: uvicorn,
         FASTAPI_ALONE: uvicorn,
         GRANIAN: [

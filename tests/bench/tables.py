@@ -7,12 +7,10 @@ from statistics import median
 from tests.bench.results import (
     FASTAPI,
     FASTAPI_ALONE,
-    GRANIAN,
-    GTHREAD,
     OURS,
     OURS_ALONE,
     REPORTS,
-    WAITRESS,
+    SERVERS,
     Results,
     ratio,
 )
@@ -52,19 +50,15 @@ def http(results: Results) -> Iterator[Table]:
     for name, title in {
         'per_s': 'answers/s, by distance and connections',
         'cpu_us': 'CPU time per answer in µs',
-        'p99_ms': 'p99 in ms',
     }.items():
         rows = [
             [server, *(number(median(figures(record, server, name))) for record in records)]
-            for server in records[0]['rounds']
+            for server in SERVERS
         ]
         yield [[title, *columns], *rows]
     compared = [
-        ('answers/s of FastAPI', OURS, FASTAPI, 'per_s'),
-        ('answers/s of granian', OURS, GRANIAN, 'per_s'),
-        ('answers/s of gunicorn gthread', OURS, GTHREAD, 'per_s'),
-        ('answers/s of stock waitress', OURS, WAITRESS, 'per_s'),
-        ('answers/s of FastAPI, one worker each', OURS_ALONE, FASTAPI_ALONE, 'per_s'),
+        *((f'answers/s of {name}', OURS, name, 'per_s') for name in SERVERS[1:-2]),
+        (f'answers/s of {FASTAPI_ALONE} each', OURS_ALONE, FASTAPI_ALONE, 'per_s'),
         ('CPU time of FastAPI', OURS, FASTAPI, 'cpu_us'),
     ]
     rows = [
@@ -87,8 +81,8 @@ def sql(results: Results, part: str, title: str, *, has_indexes: bool) -> Table:
 
 
 def versions(results: Results) -> Table:
-    """Return the time of every function file on every PostgreSQL, by the number of uses."""
-    parts = results.sql_parts()
+    """Return the time of every function file on all PostgreSQLs but the newest."""
+    parts = results.sql_parts()[:-1]
     rows = []
     for report in REPORTS:
         for part in parts:
@@ -96,19 +90,21 @@ def versions(results: Results) -> Table:
             times = [number(median(record['ms']['ours'])) for record in found]
             rows.append([f'{report}, {part.removeprefix("sql ")}', *times])
     sizes = {r['uses']: None for part in parts for r in results.records(part)}
-    return [['ms by PostgreSQL', *(f'{uses:,}' for uses in sizes)], *rows]
+    return [['ms on older PostgreSQL, by uses', *(f'{uses:,}' for uses in sizes)], *rows]
 
 
 def memory(results: Results) -> Table:
     """Return what a large answer costs."""
     rows = [
-        [
-            f'{record["venues"]:,} venues',
-            *(f'{number(record[name] / 1e6)} MB' for name in ('answer', 'idle', 'peak')),
-        ]
+        [title, f'{number(record[name] / 1e6)} MB']
         for record in results.records('memory')
+        for name, title in {
+            'idle': 'one worker, idle',
+            'peak': 'above that, at most, while it answers top_benefits',
+            'answer': 'that answer',
+        }.items()
     ]
-    return [['memory of top_benefits', 'answer', 'idle service', 'above that at most'], *rows]
+    return [['memory', 'size'], *rows]
 
 
 def failures(results: Results) -> int:
@@ -130,22 +126,19 @@ def tables(results: Results) -> list[Table]:
 
 
 def markdown(table: Table) -> str:
-    """Return a table as it stands in a page."""
-    head, *rows = (f'|{"|".join(line)}|\n' for line in table)
-    return f'{head}| ---{"|--:" * (len(table[0]) - 1)}|\n{"".join(rows)}'
-
-
-def aligned(table: Table) -> str:
-    """Return a table for a terminal, with the numbers aligned to the right."""
+    """Return a table as it stands in a page, with numbers aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table]
-    return ''.join('  '.join(line) + '\n' for line in lines)
+    head, *rows = (
+        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table
+    )
+    dashes = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in (head, dashes, *rows))
 
 
 def filled(page: str, made: list[Table]) -> str:
     """Return a page with every table replaced by the given one of the same name."""
     for table in made:
         name = re.escape(table[0][0].partition(',')[0])
-        pattern = rf'^\|{name}(?:,[^|\n]*)?\|.*\n(?:\|.*\n)+'
+        pattern = rf'^\| {name}(?:,[^|\n]*)? *\|.*\n\| -.*\n(?:\|.*\n)*'
         page = re.sub(pattern, markdown(table), page, flags=re.MULTILINE)
     return page

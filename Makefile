@@ -7,8 +7,8 @@
 #   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   make mutants: mistakes per folder, which, where
 # For make bench: how many uses are loaded, how long one HTTP measurement takes and how often it is made, what is
 # measured or drawn, folders of other PostgreSQLs' programs, the folder of figures and pictures
-#   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql memory draw'   POSTGRES_BINS='/usr/lib/postgresql/15/bin'
-#   OUT=docs/speed
+#   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql unindexed memory draw'
+#   POSTGRES_BINS='/usr/lib/postgresql/15/bin /usr/lib/postgresql/13/bin'   OUT=docs/speed
 
 PYTHON ?= python3
 USAGES ?= 2000000

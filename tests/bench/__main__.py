@@ -18,7 +18,7 @@ from tests.support import ROOT
 
 USES_PER_VENUE = 2000
 MIN_VENUES = 10
-PARTS = ('http', 'sql', 'memory', 'draw')
+PARTS = ('http', 'sql', 'unindexed', 'memory', 'draw')
 
 
 def describe(size: Size, version: str) -> dict:
@@ -45,6 +45,9 @@ def measure(part: str, where: Databases, results: Results, arguments: argparse.N
         sizes = [arguments.usages // fraction for fraction in (1000, 100, 10, 1)]
         records = sql.measure(where, sizes, arguments.rounds)
         part = f'sql {where.version.partition(".")[0]}'
+    elif part == 'unindexed':
+        sizes = [arguments.usages // fraction for fraction in (100, 10)]
+        records = sql.measure(where, sizes, arguments.rounds, has_indexes=False)
     else:
         records = memory.measure(where)
     results.replace(part, run, records)

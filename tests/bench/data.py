@@ -100,12 +100,12 @@ class Databases:
             version = connection.execute('show server_version').fetchone()[0]
         self.version = version.split()[0]
 
-    def url(self, usages: int) -> str:
+    def url(self, usages: int, *, has_indexes: bool = True) -> str:
         """Return the URL of the database with a number of uses, through a Unix socket."""
-        name = f'uses_{usages}'
+        name = f'{"indexed" if has_indexes else "unindexed"}_{usages}'
         if name not in self._names:
             print(f'PostgreSQL {self.version}: loading {usages:,} uses', flush=True)
-            self._load(name, replace(self.size, usages=usages))
+            self._load(name, replace(self.size, usages=usages), has_indexes=has_indexes)
             self._names.add(name)
         return self._server.url(database=name)
 
@@ -115,8 +115,8 @@ class Databases:
             connection.execute('grant select on all tables in schema public to reader')
             return self._server.reader_url(connection.info.dbname)
 
-    def _load(self, name: str, size: Size) -> None:
-        """Create a database with the schema, rows and indexes."""
+    def _load(self, name: str, size: Size, *, has_indexes: bool) -> None:
+        """Create a database with the schema, rows and perhaps the recommended indexes."""
         with psycopg.connect(self._server.url(database='postgres'), autocommit=True) as admin:
             admin.execute(f'create database {name}')
         url = self._server.url(database=name)
@@ -128,7 +128,8 @@ class Databases:
             connection.execute('truncate benefit_usage')
             for statement in ROWS:
                 connection.execute(statement, vars(size))
-        load(url, 'indexes.sql')
+        if has_indexes:
+            load(url, 'indexes.sql')
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute('vacuum analyze')
 

@@ -23,7 +23,7 @@ def measure(databases: Databases) -> list[dict]:
         idle = total(api, 'VmRSS')
         with urllib.request.urlopen(api.url + PATH, timeout=120) as answer:
             size = len(answer.read())
-        peak = total(api, 'VmHWM') - idle
+        peak = max(total(api, 'VmHWM') - idle, 0)
     return [{'answer': size, 'idle': idle, 'peak': peak}]
 
 

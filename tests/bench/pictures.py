@@ -85,7 +85,7 @@ def growth(results: Results) -> Figure | None:
         1, len(REPORTS), figsize=(9.8, 4.4), sharey=True, layout='constrained'
     )
     for axes, report in zip(panels, REPORTS, strict=True):
-        records = results.records(part, report=report, has_indexes=True)
+        records = results.records(part, report=report)
         uses = [record['uses'] for record in records]
         axes.set(xscale='log', yscale='log', xlabel='uses in the table', title=report)
         axes.set_xticks(uses, map(short, uses))
@@ -99,7 +99,7 @@ def growth(results: Results) -> Figure | None:
     low, high = panels[0].get_ylim()
     panels[0].set(ylim=(low, high * 10), ylabel='milliseconds, median')  # room for the legends
     panels[0].yaxis.set_major_formatter('{x:,.6g}')
-    [first, *_, last] = results.records(part, report=INACTIVITY, has_indexes=True)
+    [first, *_, last] = results.records(part, report=INACTIVITY)
     forms = [f'{median(last["ms"][f]) / median(first["ms"][f]):,.1f}' for f in ('ours', 'plain')]
     title = (
         f'{last["uses"] // first["uses"]:,} times the uses: {INACTIVITY} takes {forms[0]} times'

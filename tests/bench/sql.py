@@ -33,15 +33,9 @@ BUSIEST_VENUE = """
     order by count(*) desc
     limit 1
 """
-RECOMMENDED_INDEXES = """
-    select string_agg(indexname, ', ') from pg_indexes
-    where schemaname = 'public' and indexname not like '%_pkey'
-"""
 # from its sixth run on, a prepared statement may have a generic plan
 WARM_UP_RUNS = 6
 TURN_S = 0.05
-# without indexes a report takes seconds
-ROUNDS_WITHOUT_INDEXES = 3
 
 
 @contextmanager
@@ -95,44 +89,38 @@ def interleaved(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():
-            action()  # the action before it may have used other pages
             found[name].append(turn(action))
     return found
 
 
-def measure(databases: Databases, sizes: list[int], rounds: int) -> list[dict]:
-    """Measure every report with indexes, and with a hundredth and a tenth of the uses without.
+def measure(
+    databases: Databases, sizes: list[int], rounds: int, *, has_indexes: bool = True
+) -> list[dict]:
+    """Measure every report in SQL.
 
     Args:
         databases: The databases.
         sizes: The numbers of uses, the largest last.
-        rounds: How often every form is measured with indexes.
+        rounds: How often every form is measured.
+        has_indexes: Whether the recommended indexes are there.
 
     Returns:
         For each report and number of uses, the rounds of each form in milliseconds.
     """
-    urls = {usages: databases.url(usages) for usages in sizes}
-    with psycopg.connect(urls[sizes[-1]]) as connection:
+    with psycopg.connect(databases.url(sizes[-1], has_indexes=has_indexes)) as connection:
         venue = connection.execute(BUSIEST_VENUE).fetchone()[0]
     draw = draws(databases.size, venue)
     records = []
-    for usages, url in urls.items():
-        print(f'PostgreSQL {databases.version}: {usages:,} uses', flush=True)
-        for report in REPORTS:
-            with session(url) as connection:
+    for usages in sizes:
+        with session(databases.url(usages, has_indexes=has_indexes)) as connection:
+            print(f'PostgreSQL {databases.version}: measuring with {usages:,} uses', flush=True)
+            for report in REPORTS:
                 actions = {
                     form: partial(run, connection, sql, draw[report])
                     for form, sql in forms(report).items()
                 }
-                key = {'report': report, 'uses': usages}
                 for action in list(actions.values()) * WARM_UP_RUNS:
                     action()
                 ms = interleaved(actions, rounds)
-                records.append(key | {'has_indexes': True, 'ms': ms})
-                if usages in sizes[-3:-1]:
-                    with connection.transaction(force_rollback=True):
-                        indexes = connection.execute(RECOMMENDED_INDEXES).fetchone()[0]
-                        connection.execute(f'drop index {indexes}')
-                        ms = interleaved(actions, ROUNDS_WITHOUT_INDEXES)
-                    records.append(key | {'has_indexes': False, 'ms': ms})
+                records.append({'report': report, 'uses': usages, 'ms': ms})
     return records

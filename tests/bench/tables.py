@@ -68,15 +68,15 @@ def http(results: Results) -> Iterator[Table]:
     yield [['ours divided by', *columns], *rows]
 
 
-def sql(results: Results, part: str, title: str, *, has_indexes: bool) -> Table:
+def sql(results: Results, part: str, title: str) -> Table:
     """Return the time of every form of every report in a part, by the number of uses."""
     rows = []
     for report in REPORTS:
-        found = results.records(part, report=report, has_indexes=has_indexes)
+        found = results.records(part, report=report)
         for form, name in {'ours': report, 'plain': 'plain form', 'count': 'bare count'}.items():
             if found and form in found[0]['ms']:
                 rows.append([name, *(number(median(record['ms'][form])) for record in found)])
-    sizes = {r['uses']: None for r in results.records(part, has_indexes=has_indexes)}
+    sizes = {r['uses']: None for r in results.records(part)}
     return [[title, *(f'{uses:,}' for uses in sizes)], *rows]
 
 
@@ -86,7 +86,7 @@ def versions(results: Results) -> Table:
     rows = []
     for report in REPORTS:
         for part in parts:
-            found = results.records(part, report=report, has_indexes=True)
+            found = results.records(part, report=report)
             times = [number(median(record['ms']['ours'])) for record in found]
             rows.append([f'{report}, {part.removeprefix("sql ")}', *times])
     sizes = {r['uses']: None for part in parts for r in results.records(part)}
@@ -118,8 +118,8 @@ def tables(results: Results) -> list[Table]:
     found = [runs(results), *http(results), memory(results)]
     if parts := results.sql_parts():
         found += [
-            sql(results, parts[-1], 'ms in SQL, by uses', has_indexes=True),
-            sql(results, parts[-1], 'ms without indexes, by uses', has_indexes=False),
+            sql(results, parts[-1], 'ms in SQL, by uses'),
+            sql(results, 'unindexed', 'ms without indexes, by uses'),
             versions(results),
         ]
     return [table for table in found if len(table) > 1]

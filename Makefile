@@ -21,7 +21,7 @@ SEED ?= 1
 MINUTES ?= 1
 
 BIN := .venv/bin
-RUN := $(BIN)/python -m db.embedded
+RUN := $(BIN)/python -m tools.embedded
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # An environment is ours when one of these files is in it. Whatever else has its name, such as what a server runs
@@ -102,10 +102,10 @@ psql: .venv/installed ## Open psql with the reports' parameters set (no database
 	    -v venue_id="$${venue_id:-1}" -v person_id="$${person_id:-1}" -v timestamp=NULL'
 
 explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1, PICTURE=plan.html)
-	@sh db/measure.sh explain $(RUN)
+	@sh tools/measure.sh explain $(RUN)
 
 pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=3 CLIENTS=1)
-	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh db/measure.sh pgbench $(RUN)
+	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh tools/measure.sh pgbench $(RUN)
 
 lock: ## Renew the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
@@ -121,6 +121,6 @@ clean: ## Remove what was installed and cached
 	@for folder in .venv .venv-bench .venv-mutants; do \
 	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
 	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules
-	find api db tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find api tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help install run dev test test-faults soak lint format check mutants psql explain pgbench bench lock token clean

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess, Rows, cloned, free_port, open_rows
+from tools.embedded import EmbeddedServer, load
 
 # nohup, and a shell that starts jobs in the background, let a process and its children ignore
 # these, and tests send them
@@ -21,9 +21,7 @@ for number, handler in {
         signal.signal(number, handler)
 
 # tests are more clients at once than a process has files by default
-resource.setrlimit(
-    resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 @pytest.fixture(scope='session')

@@ -23,8 +23,7 @@ import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
-
-from db.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
+from tools.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
 
 T = TypeVar('T')
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.pages import blocks, commands
 from tests.support import (
     ROOT,
@@ -23,6 +22,7 @@ from tests.support import (
     run,
     system_program,
 )
+from tools.embedded import EmbeddedServer, load
 
 README = ROOT / 'db' / 'README.md'
 # make as in the examples, but on what is installed here already

@@ -22,7 +22,7 @@ class Dev:
 
     def __init__(self, folder: Path, port: int, database_url: str, **environment: str) -> None:
         self.folder = folder / 'project'
-        for name in ('api', 'db'):
+        for name in ('api', 'db', 'tools'):
             shutil.copytree(ROOT / name, self.folder / name)
         self.log = folder / 'dev.log'
         self.url = f'http://127.0.0.1:{port}'

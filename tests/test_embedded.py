@@ -15,7 +15,6 @@ import httpx
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
 from tests.pages import commands
 from tests.support import (
     DEADLINE_S,
@@ -28,8 +27,9 @@ from tests.support import (
     until,
     wait_for,
 )
+from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
 
-SERVE = [sys.executable, '-m', 'db.embedded', '--requests', sys.executable, '-m', 'api']
+SERVE = [sys.executable, '-m', 'tools.embedded', '--requests', sys.executable, '-m', 'api']
 
 
 def is_running(pid: int) -> bool:
@@ -70,8 +70,8 @@ def test_without_any_server_the_message_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv('POSTGRES_BIN', raising=False)
-    monkeypatch.setattr('db.embedded.find_spec', lambda _: None)
-    monkeypatch.setattr('db.embedded.system_folders', list)
+    monkeypatch.setattr('tools.embedded.find_spec', lambda _: None)
+    monkeypatch.setattr('tools.embedded.system_folders', list)
     with pytest.raises(EmbeddedServerError, match='apt install postgresql'):
         find_binaries()
 
@@ -223,7 +223,7 @@ def test_password_is_no_argument_of_psql() -> None:
     with GuardedServer() as guarded:
         psql_program = program(guarded, 'psql')
         url = guarded.reader_url('test')
-        command = (sys.executable, '-m', 'db.embedded')
+        command = (sys.executable, '-m', 'tools.embedded')
         with subprocess.Popen(
             [*command, 'sh', '-c', f'exec "{psql_program}" "$DATABASE_URL" -XAt'],
             cwd=ROOT,
@@ -246,7 +246,7 @@ def test_configured_database_is_used_as_it_is(sample_url: str) -> None:
         [
             sys.executable,
             '-m',
-            'db.embedded',
+            'tools.embedded',
             'sh',
             '-c',
             'echo "$DATABASE_URL"; exit 7',

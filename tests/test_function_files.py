@@ -12,8 +12,8 @@ import pytest
 from api.app import REPORTS
 from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 from api.http.parameters import http_name
-from db.embedded import EmbeddedServer
 from tests.support import ORACLES, PLAIN, ROOT, ApiProcess, clean_environment, program, run
+from tools.embedded import EmbeddedServer
 
 FILES = sorted(FOLDER.glob('*.sql'))
 NAMES = [path.name for path in FILES]
@@ -153,7 +153,7 @@ select json_build_array(params.venue_id, params.since) as body, null::text as mi
 def copied_project(tmp_path: Path) -> Path:
     """Return a copy of the project that a test may change."""
     folder = tmp_path / 'project'
-    for name in ('api', 'db'):
+    for name in ('api', 'db', 'tools'):
         shutil.copytree(ROOT / name, folder / name)
     return folder
 

@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / 'project'
     folder.mkdir()
     shutil.copy(ROOT / 'Makefile', folder)
-    for name in ('api', 'db', 'tests', 'requirements'):
+    for name in ('api', 'db', 'tests', 'tools', 'requirements'):
         (folder / name).mkdir()
     for name in ('dev', 'postgres', 'bench'):
         (folder / 'requirements' / f'{name}.txt').touch()

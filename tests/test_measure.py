@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from api.database.functions import FOLDER
-from db.embedded import EmbeddedServer
 from tests.support import ROOT, Rows, clean_environment, missing, program, system_program
+from tools.embedded import EmbeddedServer
 
 NAMES = sorted(path.stem for path in FOLDER.glob('*.sql'))
 ALL = ' '.join(NAMES)
@@ -54,7 +54,7 @@ class Make:
     def measure(self, project: Path, tool: str, **values: str) -> subprocess.CompletedProcess:
         """Run measure.sh of a copy of the project; the exit status may be any."""
         return subprocess.run(
-            ['sh', 'db/measure.sh', tool],
+            ['sh', 'tools/measure.sh', tool],
             cwd=project,
             env=self._environment | values,
             capture_output=True,
@@ -99,7 +99,8 @@ def make(server: EmbeddedServer, sample_url: str) -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a folder with a copy of what a DBA needs."""
-    shutil.copytree(ROOT / 'db', tmp_path / 'db')
+    for name in ('db', 'tools'):
+        shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
 

@@ -6,10 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from api.server.channel import MAX_UNREAD_BYTES
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.config import Settings
-from api.server.channel import MAX_UNREAD_BYTES
 from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
 from tests.support import (

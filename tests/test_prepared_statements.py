@@ -8,8 +8,8 @@ import pytest
 from api.config import Settings
 from api.database.functions import FOLDER, Function, load_function
 from api.database.sessions import Session
-from db.embedded import EmbeddedServer, load
 from tests.support import Rows
+from tools.embedded import EmbeddedServer, load
 
 FUNCTIONS = [load_function(path) for path in sorted(FOLDER.glob('*.sql'))]
 IDS = [1, 2**15, 2**31, 2**63 - 1]

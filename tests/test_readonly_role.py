@@ -11,8 +11,8 @@ import pytest
 from psycopg import errors
 
 from api.config import Settings
-from db.embedded import EmbeddedServer
 from tests.support import ROOT, ApiProcess, Rows, patient_environment, program, run
+from tools.embedded import EmbeddedServer
 
 FILE = ROOT / 'db' / 'readonly_role.sql'
 ROLE = 'membership_benefits_api'

@@ -8,13 +8,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from db.embedded import EmbeddedServerError
 from tests.bench import http, memory, sql
 from tests.bench.data import Databases, Size, databases
 from tests.bench.results import Results
 from tests.bench.servers import BENCH_PYTHON, CORES
 from tests.bench.tables import failures, filled, markdown, tables
 from tests.support import ROOT
+from tools.embedded import EmbeddedServerError
 
 USES_PER_VENUE = 2000
 MIN_VENUES = 10

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from db.embedded import load
 from tests.support import GuardedServer
+from tools.embedded import load
 
 GIB = 2**30
 

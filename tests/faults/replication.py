@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from db.embedded import EmbeddedServer, EmbeddedServerError
 from tests.support import DEADLINE_S, clean_environment, program, suspend_server, until
+from tools.embedded import EmbeddedServer, EmbeddedServerError
 
 SESSIONS = "from pg_stat_activity where application_name like 'membership-benefits-api/%%'"
 

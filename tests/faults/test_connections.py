@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from api.server.http_server import CONNECTION_LIMIT
-from db.embedded import EmbeddedServer, load
 from tests.support import (
     DEADLINE_S,
     ApiProcess,
@@ -27,6 +26,7 @@ from tests.support import (
     wait_for,
     workers,
 )
+from tools.embedded import EmbeddedServer, load
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 LIVE = b'GET /live HTTP/1.1\r\nHost:a\r\n\r\n'

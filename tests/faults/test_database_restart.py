@@ -12,7 +12,6 @@ import httpx
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.faults.load import Load, failures
 from tests.faults.replication import stop_immediately
 from tests.support import (
@@ -25,6 +24,7 @@ from tests.support import (
     wait_for,
     wait_until_busy,
 )
+from tools.embedded import EmbeddedServer, load
 
 REPORT = '/venues/top-benefits'
 # a request waits for a database that is away as BRIEF says, or for 8 s; libpq would for minutes

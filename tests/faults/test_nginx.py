@@ -15,7 +15,6 @@ import psycopg
 import pytest
 import trustme
 
-from db.embedded import EmbeddedServer
 from tests.support import (
     DEADLINE_S,
     ROOT,
@@ -29,6 +28,7 @@ from tests.support import (
     wait_for,
     workers,
 )
+from tools.embedded import EmbeddedServer
 
 TOP = '/venues/top-benefits'
 INACTIVE = '/venues/1/inactivity-periods'

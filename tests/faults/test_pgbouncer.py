@@ -10,7 +10,6 @@ from itertools import count
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.support import (
     BRIEF,
     ROOT,
@@ -23,6 +22,7 @@ from tests.support import (
     system_program,
     wait_for,
 )
+from tools.embedded import EmbeddedServer, load
 
 ROLE = 'membership_benefits_api'
 REPORTS = [

@@ -9,7 +9,6 @@ import httpx
 import psycopg
 import pytest
 
-from db.embedded import FOLDER, EmbeddedServer, load
 from tests.faults.load import Load, failures
 from tests.faults.replication import (
     Standby,
@@ -20,6 +19,7 @@ from tests.faults.replication import (
     value,
 )
 from tests.support import BRIEF, ApiProcess, cloned, metric, run_function, wait_for
+from tools.embedded import FOLDER, EmbeddedServer, load
 
 REPORTS = [
     '/venues/top-benefits',

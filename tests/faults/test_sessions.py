@@ -19,7 +19,6 @@ from api.database.sessions import Session, Sessions
 from api.http.problems import PROBLEMS
 from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings
-from db.embedded import EmbeddedServer
 from tests.support import (
     DEADLINE_S,
     READY_FOR_QUERY,
@@ -33,6 +32,7 @@ from tests.support import (
     wait_for,
     wait_until_busy,
 )
+from tools.embedded import EmbeddedServer
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 SETTINGS = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')

@@ -25,7 +25,6 @@ import psutil
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.faults.load import Asked, Load
 from tests.support import (
     DEADLINE_S,
@@ -37,6 +36,7 @@ from tests.support import (
     until,
     wait_for,
 )
+from tools.embedded import EmbeddedServer, load
 
 MINUTES = float(os.environ.get('MINUTES') or 1)
 SEED = int(os.environ.get('SOAK_SEED') or random.SystemRandom().randrange(10**6))

@@ -16,7 +16,6 @@ import psutil
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.support import (
     BRIEF,
     DEADLINE_S,
@@ -34,6 +33,7 @@ from tests.support import (
     run_check,
     wait_for,
 )
+from tools.embedded import EmbeddedServer, load
 
 TOP = '/venues/top-benefits'
 # without the statement timeout of the server, nobody but the service itself ends a statement

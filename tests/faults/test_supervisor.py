@@ -17,7 +17,6 @@ import httpx
 import psutil
 import pytest
 
-from db.embedded import unprivileged_user
 from tests.support import (
     DEADLINE_S,
     ROOT,
@@ -31,6 +30,7 @@ from tests.support import (
     wait_for,
     workers,
 )
+from tools.embedded import unprivileged_user
 
 TOP = '/venues/top-benefits'
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from api.telemetry.snapshots import HALF_BYTES, Snapshots
 
 from api.http.problems import PROBLEMS
 from api.telemetry.metrics import Metrics
-from api.telemetry.snapshots import HALF_BYTES, Snapshots
 from api.telemetry.stderr import MAX_WAITING
 from tests.faults.load import PATHS, Load
 from tests.support import (

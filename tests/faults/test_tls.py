@@ -11,14 +11,6 @@ import psycopg
 import pytest
 import trustme
 
-from db.embedded import (
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_binaries,
-    load,
-    system_folders,
-    unprivileged_user,
-)
 from tests.pages import command
 from tests.support import (
     ApiProcess,
@@ -27,6 +19,14 @@ from tests.support import (
     missing,
     system_program,
     wait_for,
+)
+from tools.embedded import (
+    EmbeddedServer,
+    EmbeddedServerError,
+    find_binaries,
+    load,
+    system_folders,
+    unprivileged_user,
 )
 
 REPORT = '/venues/top-benefits'

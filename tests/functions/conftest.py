@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from db.embedded import EmbeddedServer
 from tests.functions.shards import Shards, citus_cluster, foreign_servers
 from tests.support import ORACLES, PLAIN, Rows, cloned, open_rows
+from tools.embedded import EmbeddedServer
 
 # on one server, the files of either folder; on several servers, those of db/functions
 FOLDERS = {'functions': [], 'plain': [PLAIN]}

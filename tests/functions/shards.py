@@ -11,9 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.pages import OF_CITUS, blocks, commands
 from tests.support import ROOT, clean_environment, free_port, program, run
+from tools.embedded import EmbeddedServer, load
 
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
 SCALING = ROOT / 'docs' / 'scaling.md'

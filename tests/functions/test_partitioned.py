@@ -9,11 +9,11 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import LOOKUPS, Plan, Plans
 from tests.pages import blocks
 from tests.support import ROOT, cloned, patient_environment, program, run, run_function
+from tools.embedded import EmbeddedServer
 
 # Fourteen months. Benefits of one venue are used every day, twice a week, or hardly ever
 DATA = """

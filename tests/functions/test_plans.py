@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from api.database.functions import FOLDER, load_function
-from db.embedded import EmbeddedServer
 from tests.support import cloned
+from tools.embedded import EmbeddedServer
 
 # In the window, venue 1 has 1,000 uses of each of its benefits and venue 2 has 100,000, with the
 # same three silences of 35 days. The other venues make tables in which a venue is a small part

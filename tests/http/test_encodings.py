@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from db.embedded import EmbeddedServer, load
 from tests.support import ApiProcess
+from tools.embedded import EmbeddedServer, load
 
 TITLES = {'UTF8': 'Café 50 €', 'LATIN1': 'Café', 'WIN1252': 'Café 50 €', 'EUC_JP': '生ビール'}
 AVAILABLE = '/venues/1/available-benefits?personId=1'

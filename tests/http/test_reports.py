@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db.embedded import EmbeddedServer
 from tests.support import ApiProcess, Rows, wait_for
+from tools.embedded import EmbeddedServer
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'

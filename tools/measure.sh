@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs a function file, unchanged, in PostgreSQL's own tools. `make explain` and `make pgbench` call it.
-# Without Python:  DATABASE_URL=... FUNCTION=inactivity_periods venue_id=1 sh db/measure.sh explain
+# Without Python:  DATABASE_URL=... FUNCTION=inactivity_periods venue_id=1 sh tools/measure.sh explain
 #
 # Usage: measure.sh explain|pgbench [COMMAND...]
 # COMMAND runs its arguments with DATABASE_URL set. Environment: FUNCTION; a value for each parameter of the
@@ -12,7 +12,8 @@ set -eu
 tool=$1
 shift
 here=$(dirname "$0")
-folder=$here/functions
+db=$(dirname "$here")/db
+folder=$db/functions
 file=$folder/${FUNCTION:=}.sql
 
 fail() {
@@ -93,7 +94,7 @@ case $tool in
         # a node's line or its JSON names the table
         tables=$(printf '%s\n' "$plan" |
             sed -n 's/.* on \([^ ]*\) .*(cost=.*/\1/p; s/.*"Relation Name": "\(.*\)".*/\1/p')
-        sizes=$(psql "$DATABASE_URL" -X -q -A -t -v ON_ERROR_STOP=1 -v tables="$tables" -f "$here/table_sizes.sql")
+        sizes=$(psql "$DATABASE_URL" -X -q -A -t -v ON_ERROR_STOP=1 -v tables="$tables" -f "$db/table_sizes.sql")
         head="$file,$told $mode plan
 $sizes"
         if [ -z "$json" ]; then

@@ -20,7 +20,7 @@ from testing.postgresql import Postgresql
 
 from api.config import ConfigError, Settings, load_settings
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / 'db'
 
 # No port: a socket in a folder of its own collides with nobody and lets nobody in.
 # No waiting for a disk: nothing in this server outlives it. Commits stay synchronous, since vacuum
@@ -32,7 +32,7 @@ SERVER_OPTIONS = {
     'timezone': 'UTC',
 }
 
-LAUNCHER = FOLDER / 'launch.py'
+LAUNCHER = Path(__file__).with_name('launch.py')
 
 
 class EmbeddedServerError(Exception):
@@ -284,7 +284,7 @@ def run(command: list[str], environment: dict[str, str]) -> int:
 
 def main() -> int:
     """Run a command on the configured database, or else on an embedded one with sample data."""
-    parser = argparse.ArgumentParser(prog='python -m db.embedded', description=main.__doc__)
+    parser = argparse.ArgumentParser(prog='python -m tools.embedded', description=main.__doc__)
     parser.add_argument('--requests', action='store_true', help='it serves: print requests to it')
     parser.add_argument(
         'command',

@@ -8,7 +8,8 @@ import tempfile
 from types import FrameType
 
 # where the workers' metrics are added up; prometheus_client looks for it when it is imported
-SHARED_MEMORY = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
+FOLDER = '/dev/shm'  # noqa: S108 - mkdtemp makes a folder of our own in it
+SHARED_MEMORY = FOLDER if os.access(FOLDER, os.W_OK) else None
 METRICS = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=SHARED_MEMORY)
 os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', METRICS)
 MAIN_PID = os.getpid()
@@ -36,7 +37,7 @@ import secrets
 
 from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
-from api.database.functions import FunctionFileError
+from api.database.queries import QueryFileError
 from api.http.auth import hash_of
 from api.server.check import NotCheckedError, check_database
 from api.server.service import Service
@@ -65,7 +66,7 @@ def main() -> int:
             check(load_settings())
         else:
             Service().run()
-    except (ConfigError, FunctionFileError, NotCheckedError) as ex:
+    except (ConfigError, QueryFileError, NotCheckedError) as ex:
         print(f'error: {ex}', file=sys.stderr)
         return 1
     finally:
@@ -78,12 +79,12 @@ def check(settings: Settings) -> None:
 
     Raises:
         ConfigError: The settings name no database.
-        FunctionFileError: A SQL file does not fit its route or the database.
+        QueryFileError: A SQL file does not fit its route or the database.
         NotCheckedError: The database cannot be checked now.
     """
     reports = load_reports(settings)
-    for report, function in reports.items():
-        print(f'{report.path}: {function.path}', flush=True)
+    for report, query in reports.items():
+        print(f'{report.path}: {query.path}', flush=True)
     for warning in check_database(settings, reports.values()):
         print(f'warning: {warning}', file=sys.stderr)
 

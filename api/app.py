@@ -1,11 +1,11 @@
 """The page to read first: what is served where, and how a request comes to its SQL file.
 
-On its way in, a request gets its id from `Tracing` and is let through by `BearerTokens`. For a
-report, `http.reports` reads the parameters, `database.bulkhead` decides whether it runs, and
-`database.sessions` runs the file of `db/functions` in one round trip. On its way out, `Delivery`
-tags the answer and `Tracing` tells how it went.
+A request gets its id from `Tracing` and passes `BearerTokens`. For a report, `http.reports` reads
+the parameters, and `database.pool` runs the file of `db/functions` in one round trip; a slow report
+takes its turn in `database.slow` first. `Delivery` tags the answer, and `Tracing` logs it.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +13,11 @@ import falcon
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api import OPENAPI
-from api.config import ConfigError, Settings, load_settings
-from api.database.bulkhead import Bulkhead
-from api.database.functions import FOLDER, Function, FunctionFileError, load_function
+from api.config import Settings, load_settings
+from api.database.pool import Pool
 from api.database.probe import Probe
-from api.database.sessions import Sessions
+from api.database.queries import Query, find_query
+from api.database.slow import SlowQueries
 from api.http.auth import BearerTokens
 from api.http.cors import EXPOSED_HEADERS, ExactCors
 from api.http.delivery import Delivery
@@ -25,8 +25,9 @@ from api.http.pages import Entrance, Page, SwaggerUi
 from api.http.parameters import check_route
 from api.http.problems import add_error_handlers, meanings
 from api.http.reports import Report, ReportResource
+from api.http.tracing import TracedRequest, Tracing
+from api.telemetry.log import configure_logging
 from api.telemetry.metrics import exposition
-from api.telemetry.tracing import TracedRequest, Tracing
 
 # a new report is a file in db/functions and a line here; db/README.md tells the rest
 REPORTS = (
@@ -38,85 +39,62 @@ REPORTS = (
 DOCS = Path(__file__).with_name('docs.html')
 
 
-def load_reports(settings: Settings) -> dict[Report, Function]:
-    """Load the file of every report.
+def load_reports(settings: Settings) -> dict[Report, Query]:
+    """Load the query of every report.
 
     Raises:
-        ConfigError: The settings limit a report that is not there, or may limit none.
-        FunctionFileError: A file or folder is missing, or a file does not fit its path.
+        QueryFileError: A file or folder is missing, or a file does not fit its path.
     """
-    if unknown := settings.report_timeouts_s.keys() - {report.function for report in REPORTS}:
-        known = ', '.join(report.function for report in REPORTS)
-        raise ConfigError(f'report_timeouts_s: {min(unknown)} is none of {known}')
-    if settings.report_timeouts_s and not settings.session_settings:
-        raise ConfigError('report_timeouts_s: must be empty where session_settings is false')
-    for folder in settings.functions:
-        try:
-            Path(folder, '..').stat()  # for which one must be allowed to look into the folder
-        except OSError as ex:
-            raise FunctionFileError(f'{folder}: {ex.strerror}') from ex
-    return {report: load_report(report, settings) for report in REPORTS}
-
-
-def load_report(report: Report, settings: Settings) -> Function:
-    """Load the file of a report; see load_reports."""
-    function = load_function(function_path(report, settings))
-    check_route(report.path, function)
-    ours = load_function(FOLDER / function.path.name)
-    if set(function.binds) != set(ours.binds):
-        raise FunctionFileError(f'{function.path}: must have the parameters of {ours.path}')
-    return function
-
-
-def function_path(report: Report, settings: Settings) -> Path:
-    """Return the place of the file of a report: in the first folder that has it."""
-    folders = [*settings.functions, FOLDER]
-    paths = [Path(folder, f'{report.function}.sql') for folder in folders]
-    return next((path for path in paths if path.exists()), paths[-1])
+    reports = {report: find_query(report.query, settings.functions) for report in REPORTS}
+    for report, query in reports.items():
+        check_route(report.path, query)
+    return reports
 
 
 def create_app(
     settings: Settings | None = None,
     *,
-    reports: dict[Report, Function] | None = None,
+    reports: dict[Report, Query] | None = None,
     before_waiting: Callable[[], None] = lambda: None,
 ) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The service's settings; by default those of the environment.
-        reports: What is served, and the loaded files; by default loaded now.
+        reports: The reports and their queries; by default loaded now.
         before_waiting: Called by a thread that is about to wait for something.
 
     Raises:
-        FunctionFileError: A report's file is missing or does not fit its path.
+        QueryFileError: A report's file is missing or does not fit its path.
         ConfigError: A setting is wrong, or there is no database.
     """
     settings = settings or load_settings()
     reports = reports or load_reports(settings)
-    sessions = Sessions(settings, before_waiting)
+    if not logging.root.handlers:
+        configure_logging(settings.log_level, settings.log_format)
+    pool = Pool(settings, before_waiting)
+    slow = SlowQueries(pool, settings, before_waiting)
+    probe = Probe(pool.ping)
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])
     if settings.cors_origins:
         app.add_middleware(ExactCors(settings.cors_origins, EXPOSED_HEADERS))
     if settings.token_sha256:
         app.add_middleware(BearerTokens(settings.token_sha256))
-    app.add_middleware(Delivery(settings.gzip_min_bytes))
+    app.add_middleware(Delivery())
     add_error_handlers(app)
 
-    bulkhead = Bulkhead(sessions, settings, before_waiting)
-    for report, function in reports.items():
-        app.add_route(report.path, ReportResource(report, function, bulkhead, settings))
-
-    probe = Probe(sessions.ping, before_waiting)
+    for report, query in reports.items():
+        fetch = slow.fetch if report.is_slow else pool.fetch
+        app.add_route(report.path, ReportResource(report, query, fetch, settings))
 
     def ready() -> bytes:
-        probe.ping()
+        probe.check()
         return b'{"status": "ready"}'
 
     app.add_route('/live', Page(body=lambda: b'{"status": "live"}'))
     app.add_route('/ready', Page(body=ready))
-    metrics = Page(body=exposition, content_type=CONTENT_TYPE_LATEST, needs_token=True)
+    metrics = Page(body=exposition, content_type=CONTENT_TYPE_LATEST, is_public=False)
     app.add_route('/metrics', metrics)
     contract = OPENAPI.read_bytes()
     app.add_route('/openapi.json', Page(body=lambda: contract, cache_control='no-cache'))

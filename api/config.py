@@ -18,7 +18,6 @@ LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info
 FOLDER = Meta(pattern=r'\A[^,\0]+\Z')
 FOLDERS = Meta(description='a list of folders, without commas in their names')
 SECONDS = Meta(ge=0.1, le=3600)
-LIMITS = Meta(description='seconds from 0.1 to 3600 by report, such as {top_benefits = 30}')
 FORMAT = Meta(pattern=r'\A(logfmt|json)\Z', description='logfmt or json')
 SHA256_OF_NOTHING = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 HASH = Meta(pattern=rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z')
@@ -44,13 +43,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: Annotated[str, 'database', URL] = ''
     pool_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 4
-    pool_min_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
-    pool_max_waiting: Annotated[int, 'database', Meta(ge=0, le=1000)] = 200
+    pool_max_waiting: Annotated[int, 'database', Meta(ge=2, le=1000)] = 200
     pool_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 1.5
     pool_lifetime_s: Annotated[float, 'database', Meta(ge=1, le=31536000)] = 3600.0
-    connect_timeout_s: Annotated[int, 'database', Meta(ge=1, le=3600)] = 2
     statement_timeout_s: Annotated[float, 'database', SECONDS] = 5.0
-    report_timeouts_s: Annotated[dict[str, Annotated[float, SECONDS]], 'database', LIMITS] = {}
     slow_reports_at_once: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
     prepare: Annotated[bool, 'database', SWITCH] = True
     session_settings: Annotated[bool, 'database', SWITCH] = True
@@ -65,10 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     token_sha256: Annotated[tuple[Annotated[str, HASH], ...], 'auth', HASHES] = ()
 
-    cache_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 10
-    cache_past_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 300
-    cache_stale_seconds: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 60
-    gzip_min_bytes: Annotated[int, 'http', Meta(ge=0, le=2**31)] = 10000
+    cache_s: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 10
+    cache_past_s: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 300
     cors_origins: Annotated[tuple[Annotated[str, ORIGIN], ...], 'http', ORIGINS] = ()
 
     log_level: Annotated[str, 'log', LEVEL] = 'info'

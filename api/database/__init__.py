@@ -1,4 +1,11 @@
-"""From a function's values to PostgreSQL's bytes: the SQL files, the sessions, the bulkhead.
+"""From a query's values to PostgreSQL's bytes.
 
-Imports `telemetry` and `config`. It must not know HTTP, nor what runs it. Failures: see `errors`.
+    queries     the SQL files and their parameters
+    connection  a connection: how values travel, how long it waits
+    pool        the pool of connections, and one more try when a connection breaks
+    slow        slow queries: identical requests share an answer, and few run at once
+    probe       whether the database answers
+    errors      what goes wrong
+
+It imports `telemetry` and `config`. It knows nothing of HTTP.
 """

@@ -2,15 +2,15 @@
 
 
 class DatabaseError(Exception):
-    """There is no answer; `http.problems` says what each of those below is there."""
+    """There is no answer."""
 
 
 class OverloadedError(DatabaseError):
-    """Too many wait already, or this one waited for too long."""
+    """Too many requests wait already, or this one has waited for too long."""
 
 
 class UnavailableError(DatabaseError):
-    """The database cannot be used now, and may be soon."""
+    """The database cannot be used now."""
 
 
 class TimedOutError(DatabaseError):
@@ -18,4 +18,4 @@ class TimedOutError(DatabaseError):
 
 
 class RefusedError(DatabaseError):
-    """PostgreSQL refuses the statement: what it reads is missing, or not as the file expects."""
+    """PostgreSQL refuses the statement: something is missing, not granted or of another type."""

@@ -1,46 +1,39 @@
-"""Whether the database answers: one at a time asks it, and for a moment all know."""
+"""Whether the database answers: one request asks it, and the result is cached for a second."""
 
 from collections.abc import Callable
-from math import inf
 from threading import Lock
 from time import monotonic
 
 from api.database.errors import DatabaseError, UnavailableError
 
-HOLDS_S = 1.0
+CACHED_S = 1.0
 
 
 class Probe:
-    """Shares a sign of life, so that a crowd who ask for one cost no more than one of them."""
+    """Caches the result of a ping.
 
-    def __init__(self, ask: Callable[[], None], before_waiting: Callable[[], None]) -> None:
-        self._ask = ask
-        self._before_waiting = before_waiting
-        self._failure: DatabaseError | None = UnavailableError('database not asked yet')
+    Args:
+        ping: Raises a DatabaseError if the database does not answer.
+    """
+
+    def __init__(self, ping: Callable[[], None]) -> None:
+        self._ping = ping
+        self._lock = Lock()
         self._expires_at = 0.0
-        self._asking = Lock()
-        self._asking_since = inf
+        self._error: DatabaseError | None = UnavailableError('the database was not asked yet')
 
-    def ping(self) -> None:
-        """Raise what is wrong, or was HOLDS_S ago; meanwhile who comes first asks again."""
-        left_s = self._asking_since + HOLDS_S - monotonic()
-        # before the first answer there is nothing to go on with: it is waited for, for a moment
-        wait_s = 0.0 if self._expires_at else min(max(left_s, 0.0), HOLDS_S)
-        if wait_s:
-            self._before_waiting()
-        if monotonic() > self._expires_at and self._asking.acquire(timeout=wait_s):
+    def check(self) -> None:
+        """Raise the cached error, if there is one. The first caller after it expires pings."""
+        if monotonic() > self._expires_at and self._lock.acquire(blocking=False):
             try:
-                if monotonic() > self._expires_at:
-                    self._asking_since = monotonic()
-                    self._ask()
-                    self._failure = None
+                self._ping()
+                self._error = None
             except DatabaseError as ex:
-                self._failure = ex
+                self._error = ex
             finally:
-                self._expires_at = monotonic() + HOLDS_S
-                self._asking_since = inf
-                self._asking.release()
-        if monotonic() > self._asking_since + HOLDS_S:
-            raise UnavailableError('database silent')
-        if failure := self._failure:
-            raise type(failure)(str(failure))
+                self._expires_at = monotonic() + CACHED_S
+                self._lock.release()
+        elif monotonic() > self._expires_at + CACHED_S:
+            raise UnavailableError('the database is silent')
+        if self._error:
+            raise type(self._error)(*self._error.args)

@@ -16,7 +16,7 @@ def hash_of(token: str) -> str:
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """Falcon middleware that wants a token with one of some hashes where `needs_token` says so."""
+    """Falcon middleware: a resource needs a token with one of the hashes, unless it `is_public`."""
 
     hashes: tuple[str, ...]
 
@@ -28,8 +28,8 @@ class BearerTokens:
         Raises:
             Problem: There is none, or it is unknown.
         """
-        # a browser asks with OPTIONS before it sends a token
-        if req.method == 'OPTIONS' or not getattr(resource, 'needs_token', False):
+        # a browser sends OPTIONS before it sends a token
+        if req.method == 'OPTIONS' or getattr(resource, 'is_public', False):
             return
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')
         digest = hash_of(token.strip())

@@ -28,7 +28,7 @@ class Page(ReadOnly):
     body: Callable[[], bytes]
     cache_control: str = 'no-store'
     content_type: str = falcon.MEDIA_JSON
-    needs_token: bool = False
+    is_public: bool = True
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with it."""
@@ -40,6 +40,7 @@ class Page(ReadOnly):
 class SwaggerUi(ReadOnly):
     """The files of Swagger UI (not its code), with the ranges and conditions that falcon knows."""
 
+    is_public = True
     files = StaticRoute('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:
@@ -49,6 +50,8 @@ class SwaggerUi(ReadOnly):
 
 class Entrance(ReadOnly):
     """The root: sends a browser to the documentation, and tells a program where things are."""
+
+    is_public = True
 
     def __init__(self, paths: list[str]) -> None:
         self._links = {'documentation': '/docs', 'openapi': '/openapi.json', 'reports': paths}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from api.database.functions import Bind, Function, FunctionFileError, Values
+from api.database.queries import Parameter, Query, QueryFileError, Values
 from api.http.problems import Problem
 
 BIGINT_MAX = 2**63 - 1
@@ -63,64 +63,67 @@ def timestamptz(text: str) -> str:
 READERS: dict[str, Callable[[str], int | str]] = {'bigint': bigint, 'timestamptz': timestamptz}
 
 
-def http_name(bind_name: str) -> str:
-    """Return what clients call a bind: venue_id is venueId."""
-    head, *tail = bind_name.split('_')
+def http_name(name: str) -> str:
+    """Return what clients call a parameter: venue_id is venueId."""
+    head, *tail = name.split('_')
     return head + ''.join(map(str.capitalize, tail))
 
 
-def check_route(template: str, function: Function) -> None:
-    """Check that a route's path and a function's binds fit each other.
+def check_route(template: str, query: Query) -> None:
+    """Check that the path of a route and the parameters of a query fit each other.
 
     Raises:
-        FunctionFileError: The path has a parameter in braces that the function does not bind, or
-            the function a type that no client can send.
+        QueryFileError: The query lacks a parameter of the path, or has one of a type that no client
+            can send.
     """
-    names = [http_name(bind.name) for bind in function.binds]
+    names = [http_name(parameter.name) for parameter in query.parameters]
     for name in re.findall(r'{(\w+)}', template):
         if name not in names:
-            raise FunctionFileError(f'{function.path}: {template} has no bind for {name}')
-    for bind in function.binds:
-        if bind.type not in READERS:
+            raise QueryFileError(f'{query.path}: {template} needs a parameter for {name}')
+    for parameter in query.parameters:
+        if parameter.type not in READERS:
             allowed = ' or '.join(READERS)
-            raise FunctionFileError(f'{function.path}: :{bind.name} must be cast to {allowed}')
+            raise QueryFileError(f'{query.path}: :{parameter.name} must be cast to {allowed}')
 
 
-def read_parameters(
-    function: Function, path: dict[str, str], query: dict[str, str | list[str]]
-) -> Values:
-    """Convert a request's parameters to the values that a function binds.
+def read_parameters(query: Query, path: dict[str, str], sent: dict[str, str | list[str]]) -> Values:
+    """Convert the parameters of a request to values for a query.
 
     Args:
-        function: What is asked for.
-        path: The path's parameters by HTTP name.
-        query: The query string's parameters by HTTP name; a list where one is repeated.
+        query: The query.
+        path: The parameters in the path, by their HTTP names.
+        sent: The parameters in the query string, by their HTTP names; a list for a repeated one.
 
     Returns:
-        A value for every bind of the function, by its name; None for one left out.
+        A value for every parameter of the query, by its name; None for one that was left out.
 
     Raises:
         Problem: A parameter is missing, repeated, unknown or malformed.
     """
-    allowed = [name for bind in function.binds if (name := http_name(bind.name)) not in path]
-    for name in query:
+    names = [http_name(parameter.name) for parameter in query.parameters]
+    allowed = [name for name in names if name not in path]
+    for name in sent:
         if name not in allowed:
             detail = f'there is no parameter {name[:40]}; allowed here: {", ".join(allowed)}'
             raise Problem('invalid-parameter', detail, parameter=name[:40])
-    return {bind.name: read_parameter(bind, path | query) for bind in function.binds}
+    texts = path | sent
+    return {
+        parameter.name: read_parameter(parameter, name, texts.get(name))
+        for parameter, name in zip(query.parameters, names, strict=True)
+    }
 
 
-def read_parameter(bind: Bind, sent: dict[str, str | list[str]]) -> int | str | None:
-    """Convert the parameter of one bind; see read_parameters."""
-    name = http_name(bind.name)
-    text = sent.get(name)
-    if text is None and bind.optional:
+def read_parameter(
+    parameter: Parameter, name: str, text: str | list[str] | None
+) -> int | str | None:
+    """Convert one parameter; see read_parameters."""
+    if text is None and parameter.is_optional:
         return None
     try:
         if text is None:
             raise ValueError('is required')
         if isinstance(text, list):
             raise ValueError('must be given once')
-        return READERS[bind.type](text)
+        return READERS[parameter.type](text)
     except ValueError as ex:
         raise Problem('invalid-parameter', f'{name} {ex}', parameter=name) from ex

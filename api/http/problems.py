@@ -7,8 +7,8 @@ from typing import NamedTuple, NoReturn
 import falcon
 
 from api.database import errors
+from api.http.tracing import TracedRequest, new_request_id
 from api.telemetry import metrics
-from api.telemetry.tracing import TracedRequest, new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ PROBLEMS = {
 # fmt: on
 KINDS_BY_STATUS = {PROBLEMS[kind].status: kind for kind in PROBLEMS if PROBLEMS[kind].by_status}
 
-# what the database's failures are here, and how they are logged
+# the kinds of the database's failures
 FAILURES = {
-    errors.OverloadedError: ('overloaded', logging.WARNING),
-    errors.UnavailableError: ('database-unavailable', logging.WARNING),
-    errors.TimedOutError: ('statement-timeout', logging.WARNING),
-    errors.RefusedError: ('internal-error', logging.ERROR),
+    errors.OverloadedError: 'overloaded',
+    errors.UnavailableError: 'database-unavailable',
+    errors.TimedOutError: 'statement-timeout',
+    errors.RefusedError: 'internal-error',
 }
 
 
@@ -120,7 +120,7 @@ def answer_without_application(status: int, seconds: float) -> tuple[int, dict[s
     metrics.requests.labels('-', problem.status_code).observe(seconds)
     metrics.problems.labels(problem.kind).inc()
     fields = {'request_id': id_, 'status': problem.status_code, 'problem': problem.kind}
-    log.info('refused', extra=fields)
+    log.info('refused', fields)
     return problem.status_code, problem.headers | {'X-Request-ID': id_}, problem.body(id_)
 
 
@@ -139,15 +139,13 @@ def serialize(req: TracedRequest, resp: falcon.Response, error: falcon.HTTPError
     resp.data = problem.body(req.id)
 
 
-def fail(_req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict) -> NoReturn:
-    """Log what went wrong, and answer what that is here."""
+def fail(req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict) -> NoReturn:
+    """Turn an exception into a problem; its cause goes to the log only."""
     if isinstance(ex, errors.DatabaseError):
-        kind, level = FAILURES[type(ex)]
-        log.log(level, '%s', ex)
+        req.cause = str(ex)
     else:
-        kind = 'internal-error'
         log.error('unexpected failure', exc_info=ex)
-    raise Problem(kind) from ex
+    raise Problem(FAILURES.get(type(ex), 'internal-error')) from ex
 
 
 def meanings() -> dict[str, bytes]:

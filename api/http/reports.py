@@ -1,60 +1,66 @@
 """The reports as HTTP: a SQL file's answer, passed through as the bytes that PostgreSQL made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import falcon
 
 from api.config import Settings
-from api.database.bulkhead import Bulkhead
-from api.database.functions import Function
+from api.database.pool import Answer
+from api.database.queries import Query
 from api.http.pages import ReadOnly
 from api.http.parameters import http_name, read_parameters
 from api.http.problems import Problem
-from api.telemetry.tracing import TracedRequest
+from api.http.tracing import TracedRequest
+
+# seconds in which a shared cache may give an old answer while it asks for a new one
+STALE_S = 60
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is served where, and how.
+    """A report.
 
     Attributes:
         path: The path, with its parameters in braces.
-        function: The file in db/functions that answers it, without .sql.
-        is_shared: Whether caches may keep its answers for others, and give them a little late.
-        is_slow: Whether it may not take all connections: few of these run at once.
+        query: The name of its file in db/functions, without .sql.
+        is_shared: Whether shared caches may keep its answers, and give them a little late.
+        is_slow: Whether only few of its requests run at once, so that the other reports have
+            connections.
     """
 
     path: str
-    function: str
+    query: str
     is_shared: bool = False
     is_slow: bool = False
 
 
 class ReportResource(ReadOnly):
-    """Answers a report with its loaded file, by way of the bulkhead."""
+    """Answers a report with its query.
 
-    needs_token = True
+    Args:
+        report: The report.
+        query: Its query.
+        fetch: Runs the query.
+        settings: How long caches may keep answers.
+    """
 
     def __init__(
-        self, report: Report, function: Function, bulkhead: Bulkhead, settings: Settings
+        self, report: Report, query: Query, fetch: Callable[..., Answer], settings: Settings
     ) -> None:
-        self.report = report
-        self.function = function
-        self._fetch = partial(bulkhead.fetch, is_slow=report.is_slow)
+        self._query = query
+        self._fetch = fetch
         scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
-        # what a person has just used must not look available for long, so that is never stale
-        stale_s = settings.cache_stale_seconds if report.is_shared else 0
-        extension = [f'stale-while-revalidate={stale_s}'] if stale_s else []  # RFC 5861
-        self._cache_control = [scope, f'max-age={settings.cache_seconds}', *extension]
-        self._cache_control_past = [scope, f'max-age={settings.cache_past_seconds}', *extension]
+        # a benefit that a person has just used must not look available for long
+        extension = [f'stale-while-revalidate={STALE_S}'] if report.is_shared else []  # RFC 5861
+        self._cache_control = [scope, f'max-age={settings.cache_s}', *extension]
+        self._cache_control_past = [scope, f'max-age={settings.cache_past_s}', *extension]
 
     def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
-        """Answer with the function's body, or 404 when one of the parameters names nothing."""
-        function = self.function
-        values = read_parameters(function, path, req.params)
-        body, missing = self._fetch(function, values, req.timings)
+        """Answer with the body of the query, or with 404 if a parameter names nothing."""
+        values = read_parameters(self._query, path, req.params)
+        body, missing = self._fetch(self._query, values, req.timings)
         if missing:
             name = http_name(missing)
             detail = f'There is no {name} {values[missing]}.'

@@ -18,4 +18,4 @@ It may import anything; only `__main__` imports it. Of gunicorn 27.0.1 and waitr
 | `server.readable`, `handle_accept`, `accepting`, `active_channels` | balance, drain | `test_stop.py` |
 | `channel_class`, `parser_class`, `task_class`, `error_task_class` | problem documents | `test_malformed_http.py` |
 | `channel.requests`, `total_outbufs_len`, `last_activity`, `_flush_outbufs_below_high_watermark` | slow clients, drain | `test_clients.py` |
-"""
+"""  # noqa: E501

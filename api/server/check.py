@@ -6,9 +6,8 @@ from pathlib import Path
 import psycopg
 
 from api.config import Settings
-from api.database.functions import Function, FunctionFileError
-from api.database.sessions import Session, connection_parameters
-from api.telemetry.outage import describe, in_one_line
+from api.database.connection import Connection, connection_parameters, describe, in_one_line
+from api.database.queries import Query, QueryFileError
 
 MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
 # classes of SQLSTATE that last until somebody changes the database: an unknown feature, schema,
@@ -27,7 +26,7 @@ class NotCheckedError(Exception):
     """The database cannot be checked now; the message says why in one line."""
 
 
-def check_database(settings: Settings, functions: Iterable[Function]) -> list[str]:
+def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
     """Run every SQL file once, with ids that name nothing.
 
     Returns:
@@ -35,47 +34,47 @@ def check_database(settings: Settings, functions: Iterable[Function]) -> list[st
 
     Raises:
         ConfigError: The settings name no database.
-        FunctionFileError: The database refuses a file, or a file does not return what it should.
+        QueryFileError: The database refuses a file, or a file does not return what it should.
         NotCheckedError: The database cannot be reached, or fails for another reason.
     """
     try:
-        session = Session.connect(**connection_parameters(settings))
+        connection = Connection.connect(**connection_parameters(settings))
     except psycopg.Error as ex:
         raise NotCheckedError(f'the database cannot be reached: {ex}') from ex
-    with session:
-        place = describe(session.info.get_parameters())
+    with connection:
+        place = describe(connection.info.get_parameters())
         try:
-            session.set_up(settings)
-            if session.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
-                raise FunctionFileError(f'JSON needs an encoding other than SQL_ASCII ({place})')
+            connection.set_up(settings)
+            if connection.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
+                raise QueryFileError(f'JSON needs an encoding other than SQL_ASCII ({place})')
             limit_s = min(settings.statement_timeout_s, LONGEST_RUN_S)
             warnings = [
-                f'{function.path} takes longer than {limit_s:g} s, or waits for a lock ({place})'
-                for function in functions
-                if not run(session, function, limit_s, place)
+                f'{query.path} takes longer than {limit_s:g} s, or waits for a lock ({place})'
+                for query in queries
+                if not run(connection, query, limit_s, place)
             ]
-            [[missing]] = session.execute(MISSING_INDEXES.read_bytes()).fetchall()
+            [[missing]] = connection.execute(MISSING_INDEXES.read_bytes()).fetchall()
         except psycopg.Error as ex:
             reason = f'the database cannot be checked: {in_one_line(ex)} ({place})'
             raise NotCheckedError(reason) from ex
     return [*warnings, f'{INDEXES}: {missing}'] if missing else warnings
 
 
-def run(session: Session, function: Function, limit_s: float, place: str) -> bool:
+def run(connection: Connection, query: Query, limit_s: float, place: str) -> bool:
     """Run a SQL file, and tell whether it ended within some seconds; see check_database."""
-    values = {bind.name: 0 if bind.type == 'bigint' else None for bind in function.binds}
+    values = {each.name: 0 if each.type == 'bigint' else None for each in query.parameters}
     try:
-        with session.transaction():
-            session.execute(f'set local statement_timeout = {limit_s * 1000:.0f}')
-            answer = session.execute(function.sql, values)
+        with connection.transaction():
+            connection.execute(f'set local statement_timeout = {limit_s * 1000:.0f}')
+            answer = connection.execute(query.sql, values)
     except psycopg.errors.QueryCanceled:
         return False
     except psycopg.Error as ex:
         if not (ex.sqlstate or '').startswith(LASTING):
             raise
-        file = f'{function.path}{function.line_at(ex.diag.statement_position)}'
-        raise FunctionFileError(f'{file}: {ex.diag.message_primary} ({place})') from ex
+        file = f'{query.path}{query.line_at(ex.diag.statement_position)}'
+        raise QueryFileError(f'{file}: {ex.diag.message_primary} ({place})') from ex
     columns = [(column.name, column.type_display) for column in answer.description or ()]
     if columns != COLUMNS or answer.rowcount != 1:
-        raise FunctionFileError(f'{function.path}: must return one row, body json and missing text')
+        raise QueryFileError(f'{query.path}: must return one row, body json and missing text')
     return True

@@ -17,8 +17,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from api.app import load_reports
 from api.config import Settings, load_settings
-from api.database.functions import FOLDER, Function
-from api.database.sessions import connection_parameters
+from api.database.connection import connection_parameters
+from api.database.queries import FOLDER, Query
 from api.http.reports import Report
 from api.server.check import NotCheckedError, check_database
 from api.server.threads import hand_over_loop
@@ -53,7 +53,7 @@ class Service(Application):
 
     Raises:
         ConfigError: A setting is wrong.
-        FunctionFileError: A SQL file does not fit its route.
+        QueryFileError: A SQL file does not fit its route.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Service(Application):
         self.__class__, self.settings, self._reports = new.Service, settings, reports
 
 
-def load_version() -> tuple[Settings, dict[Report, Function]]:
+def load_version() -> tuple[Settings, dict[Report, Query]]:
     """Read the settings and the SQL files; see Service for what it raises."""
     settings = load_settings()
     reports = load_reports(settings)
@@ -130,13 +130,13 @@ def load_version() -> tuple[Settings, dict[Report, Function]]:
     return settings, reports
 
 
-def check(settings: Settings, reports: dict[Report, Function]) -> None:
+def check(settings: Settings, reports: dict[Report, Query]) -> None:
     """Check that the database can run every SQL file, and log what to mend.
 
     A database that cannot be reached does not prevent a start: it may come later.
 
     Raises:
-        FunctionFileError: The database refuses a file.
+        QueryFileError: The database refuses a file.
     """
     try:
         for warning in check_database(settings, reports.values()):
@@ -145,8 +145,8 @@ def check(settings: Settings, reports: dict[Report, Function]) -> None:
         log.warning('%s', ex)
     if settings.host not in LOOPBACK and not settings.token_sha256:
         log.warning('everybody who reaches %s may read the reports: no token is set', settings.host)
-    for report, function in reports.items():
-        log.info('report', extra={'route': report.path, 'file': function.path})
+    for report, query in reports.items():
+        log.info('report', {'route': report.path, 'file': query.path})
 
 
 def release_slot(arbiter: Arbiter, worker: WaitressWorker) -> None:

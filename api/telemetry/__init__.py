@@ -1,4 +1,1 @@
-"""What is told about the service: its log, each request's id and timings, and its metrics.
-
-Imports nothing else of the service. It tells, and decides nothing.
-"""
+"""The log, the metrics, and where a request's time went. It imports nothing of the service."""

@@ -1,65 +1,56 @@
-"""The log: one line for each thing that happens, on standard error."""
+"""The log: one line for each event, on standard error, in logfmt or JSON.
 
+Fields are given to `logging` as a mapping: `log.info('request', {'status': 200})`. A thread writes
+the lines, so a log that nobody reads holds up no request: lines that do not fit in the queue are
+dropped and counted.
+"""
+
+import atexit
 import json
 import logging
+import os
+import select
+import stat
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TextIO
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 
-from api.telemetry.stderr import Stderr
+from api.telemetry import metrics
 
-access_log = logging.getLogger('api.access')
+# lines that may wait in a process: about a second of a busy one's
+MAX_LINES = 4096
+# seconds in which lines are gathered, to be written at once
+GATHERING_S = 0.1
+# seconds that a process that ends waits for its last lines to be written
+FLUSH_S = 1.0
 
-# a warning that every request could cause is written once in this time
-WARNING_INTERVAL_S = 10.0
-# what a record has by itself; all else was given to be logged
-OF_EVERY_RECORD = logging.makeLogRecord({}).__dict__.keys()
-
-# the id of the request that is answered now, which every line names
+# the id of the request that this thread answers; every line has it
 request_id: ContextVar[str | None] = ContextVar('request_id', default=None)
 
-Fields = Mapping[str, object]
 
-
-def to_logfmt(fields: Fields) -> str:
-    """Return name=value pairs."""
+def to_logfmt(fields: Mapping[str, object]) -> str:
+    """Return name=value pairs, with quotes and escapes where a value needs them."""
     return ' '.join([f'{name}={logfmt_value(value)}' for name, value in fields.items()])
 
 
 def logfmt_value(value: object) -> str:
-    """Return a value in quotes if it needs them, and without line breaks."""
-    if isinstance(value, (int, float)):  # as a union, twice the time
-        return str(value)
-    text = '' if value is None else str(value)
-    if ' ' in text or '=' in text or '"' in text:
-        text = text.replace('\\', '\\\\').replace('"', '\\"')
-        text = f'"{text}"'
-    return text.replace('\n', '\\n')
+    """Return a value for to_logfmt."""
+    text = str(value)
+    if ' ' in text or '=' in text or '"' in text or '\n' in text:
+        return json.dumps(text, ensure_ascii=False)
+    return text
 
 
-def to_json(fields: Fields) -> str:
+def to_json(fields: Mapping[str, object]) -> str:
     """Return a JSON object."""
-    return json.dumps(fields, default=repr)
-
-
-def answer_to_logfmt(of: Fields) -> str:
-    """Return what to_logfmt does, of the fields of an answer and in half the time.
-
-    Every request pays for it.
-    """
-    problem = f' problem={of["problem"]}' if 'problem' in of else ''
-    return (
-        f'timestamp={of["timestamp"]} level={of["level"]} event={of["event"]}'
-        f' request_id={logfmt_value(of["request_id"])} method={logfmt_value(of["method"])}'
-        f' route={of["route"]} status={of["status"]} bytes={of["bytes"]} total_ms={of["total_ms"]}'
-        f' pool_ms={of["pool_ms"]} database_ms={of["database_ms"]}{problem}'
-    )
+    return json.dumps(fields, default=str)
 
 
 RENDERERS = {'logfmt': to_logfmt, 'json': to_json}
-ANSWER_RENDERERS = {'logfmt': answer_to_logfmt, 'json': to_json}
 
 
 class LineFormatter(logging.Formatter):
@@ -69,97 +60,123 @@ class LineFormatter(logging.Formatter):
         render: Makes a line of fields.
     """
 
-    def __init__(self, render: Callable[[Fields], str]) -> None:
+    def __init__(self, render: Callable[[Mapping[str, object]], str]) -> None:
         super().__init__()
         self._render = render
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        extra = {
-            name: value for name, value in record.__dict__.items() if name not in OF_EVERY_RECORD
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat()
+        fields = {
+            'timestamp': moment.replace('+00:00', 'Z'),
+            'level': record.levelname.lower(),
+            'event': record.getMessage(),
         }
-        error = {'exception': self.formatException(record.exc_info)} if record.exc_info else {}
-        level, event = record.levelname.lower(), record.getMessage()
-        return self._render({**beginning(level, event), **extra, **error})
+        if record.request_id:
+            fields['request_id'] = record.request_id
+        if isinstance(record.args, Mapping):
+            fields |= record.args
+        if record.exc_info:
+            fields['exception'] = self.formatException(record.exc_info)
+        return self._render(fields)
 
 
-def beginning(level: str, event: str) -> dict[str, object]:
-    """Return the fields that every line of what happens now begins with."""
-    now = datetime.now(UTC).isoformat().replace('+00:00', 'Z')
-    id_ = request_id.get()
-    of_request = {'request_id': id_} if id_ else {}
-    return {'timestamp': now, 'level': level, 'event': event, **of_request}
-
-
-class LineHandler(logging.StreamHandler):
-    """Hands lines to a stream that writes them soon; only the end of the process flushes it.
-
-    Args:
-        stream: The stream.
-        render_answer: Makes a line of an answer's fields.
-    """
-
-    def __init__(self, stream: TextIO, render_answer: Callable[[Fields], str]) -> None:
-        super().__init__(stream)
-        self._render_answer = render_answer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record's line."""
-        try:
-            self.stream.write(self.format(record) + '\n')
-        except Exception:  # noqa: BLE001 - as logging's own handlers do
-            self.handleError(record)
-
-    def write_answer(self, fields: Fields) -> None:
-        """Write the line that a record with the event request would become."""
-        self.stream.write(self._render_answer({**beginning('info', 'request'), **fields}) + '\n')
-
-
-class Debounce(logging.Filter):
-    """Lets the same warning through once in WARNING_INTERVAL_S, with how many were held back."""
+class LogHandler(QueueHandler):
+    """Queues records for a thread of the process, also of one that is forked."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._written: dict[str, tuple[float, int]] = {}
+        super().__init__(SimpleQueue())
+        self.listener = self._start_listener()
+        os.register_at_fork(after_in_child=self._start_in_child)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to write a line."""
-        if record.levelno != logging.WARNING:
-            return True
-        message = record.getMessage()
-        last, held_back = self._written.get(message, (0.0, 0))
-        if record.created - last < WARNING_INTERVAL_S:
-            self._written[message] = (last, held_back + 1)
-            return False
-        self._written[message] = (record.created, 0)
-        if held_back:
-            record.held_back = held_back
-        return True
+    def _start_listener(self) -> 'BatchListener':
+        listener = BatchListener(self.queue, self)
+        listener.start()
+        return listener
+
+    def _start_in_child(self) -> None:
+        if self in logging.root.handlers:
+            self.queue = SimpleQueue()  # the parent writes what is in the other one
+            self.listener = self._start_listener()
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return a record for the queue: the listener formats it."""
+        record.request_id = request_id.get()
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record, or drop it and count that."""
+        if self.queue.qsize() < MAX_LINES:
+            self.queue.put(record)
+        else:
+            metrics.dropped_lines.inc()
+
+    def flush(self) -> None:
+        """Wait until all lines are written, for FLUSH_S at most."""
+        self.listener.enqueue_sentinel()
+        self.listener._thread.join(FLUSH_S)
+
+
+class BatchListener(QueueListener):
+    """Writes many lines at once.
+
+    Args:
+        queue: Where records come from.
+        handler: The handler that formats them.
+    """
+
+    def __init__(self, queue: SimpleQueue, handler: logging.Handler) -> None:
+        super().__init__(queue)
+        self._handler = handler
+        self._lines: list[bytes] = []
+        # what is written to a pipe in larger pieces may be mixed with the lines of other processes
+        is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
+        self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
+
+    def dequeue(self, block: bool) -> logging.LogRecord | None:
+        """Return the next record; None ends the thread (called by the base class)."""
+        if self.queue.empty():
+            self._write_lines()
+        record = self.queue.get(block)
+        if record is None:
+            self._write_lines()
+        elif not self._lines:
+            time.sleep(GATHERING_S)
+        return record
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Format a record."""
+        self._lines.append(f'{self._handler.format(record)}\n'.encode(errors='backslashreplace'))
+
+    def _write_lines(self) -> None:
+        batch = b''
+        for line in self._lines:
+            if len(batch) + len(line) > self._batch_bytes:
+                self._write(batch)
+                batch = b''
+            batch += line
+        self._write(batch)
+        self._lines.clear()
+
+    def _write(self, batch: bytes) -> None:
+        while batch:
+            try:
+                batch = batch[os.write(sys.stderr.fileno(), batch) :]
+            except BlockingIOError:  # another program that has the file made it so
+                select.select([], [sys.stderr.fileno()], [])
+            except OSError:  # the reader is gone, or the disk is full
+                metrics.dropped_lines.inc(batch.count(b'\n'))
+                return
 
 
 def configure_logging(level: str, format_: str) -> None:
-    """Send all log lines to standard error, and what else is printed there in their order.
+    """Send all lines to standard error.
 
     Args:
         level: The least severe level that is written, such as info.
         format_: A key of RENDERERS.
     """
-    sys.stderr = Stderr(sys.stderr.fileno())
-    handler = LineHandler(sys.stderr, ANSWER_RENDERERS[format_])
-    handler.addFilter(Debounce())
+    handler = LogHandler()
     handler.setFormatter(LineFormatter(RENDERERS[format_]))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-def log_answer(fields: Fields) -> None:
-    """Log an answer; every request pays for it, and logging's records would double the price."""
-    handler = next(iter(logging.root.handlers), None)
-    if isinstance(handler, LineHandler):
-        handler.write_answer(fields)
-    else:  # another server's log
-        access_log.info('request', extra=fields)
-
-
-def dropped_lines() -> int:
-    """Return how many lines of this process's log were not written."""
-    return sys.stderr.dropped if isinstance(sys.stderr, Stderr) else 0
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    atexit.register(handler.flush)

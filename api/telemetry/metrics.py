@@ -34,6 +34,7 @@ waiting = Gauge(
     multiprocess_mode='livesum',
     **_common,
 )
+dropped_lines = Counter('log_lines_dropped', 'Lines of the log that were not written', **_common)
 build = Gauge('build_info', 'The version', ['version'], multiprocess_mode='livemax', **_common)
 build.labels(VERSION).set(1)
 

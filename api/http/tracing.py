@@ -1,4 +1,4 @@
-"""Following a request: its id, where its time went, and how log and metrics learn of it."""
+"""The id of each request, and its line in the log, its metrics and its Server-Timing header."""
 
 import logging
 import os
@@ -8,8 +8,10 @@ from time import perf_counter
 import falcon
 
 from api.telemetry import metrics
-from api.telemetry.log import access_log, log_answer, request_id
+from api.telemetry.log import request_id
 from api.telemetry.timings import Timings
+
+log = logging.getLogger('api.access')
 
 SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
 
@@ -20,13 +22,14 @@ def new_request_id() -> str:
 
 
 class TracedRequest(falcon.Request):
-    """A request that is followed from its beginning.
+    """A request with an id and timings.
 
     Attributes:
-        id: The client's X-Request-ID if it is sane, else one made here.
-        started: When it began, by time.perf_counter().
+        id: The client's X-Request-ID if it is valid, else a new one.
+        started: When the request began, by time.perf_counter().
         timings: Where its time went so far.
-        problem: The kind of problem that it was answered with, if it was.
+        problem: The kind of problem of an error answer.
+        cause: Why there is no answer, for the log.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -36,6 +39,7 @@ class TracedRequest(falcon.Request):
         self.id = sent if SANE_ID.fullmatch(sent) else new_request_id()
         self.timings = Timings()
         self.problem: str | None = None
+        self.cause: str | None = None
 
 
 class Tracing:
@@ -58,20 +62,20 @@ class Tracing:
             metrics.problems.labels(req.problem).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
-        if access_log.isEnabledFor(logging.INFO):
-            length = resp.content_length or len(resp.render_body() or b'')
-            fields = {
-                'request_id': req.id,
-                'method': req.method,
-                'route': route,
-                'status': resp.status_code,
-                'bytes': 0 if req.method == 'HEAD' else int(length),
-                'total_ms': round(total_s * 1000, 3),
-                'pool_ms': round(pool_ms, 3),
-                'database_ms': round(database_ms, 3),
-            }
-            if req.problem:
-                fields['problem'] = req.problem
-            log_answer(fields)
+        length = resp.content_length or len(resp.render_body() or b'')
+        fields = {
+            'method': req.method,
+            'route': route,
+            'status': resp.status_code,
+            'bytes': 0 if req.method == 'HEAD' else int(length),
+            'total_ms': round(total_s * 1000, 3),
+            'pool_ms': round(pool_ms, 3),
+            'database_ms': round(database_ms, 3),
+        }
+        if req.problem:
+            fields['problem'] = req.problem
+        if req.cause:
+            fields['cause'] = req.cause
+        log.log(logging.WARNING if resp.status_code >= 500 else logging.INFO, 'request', fields)
         # what this thread does next is not for this request
         request_id.set(None)

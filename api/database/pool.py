@@ -1,0 +1,145 @@
+"""The pool of connections: one round trip for an answer, one more try if a connection breaks."""
+
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from psycopg.errors import AdminShutdown, DeadlockDetected, SerializationFailure
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+
+from api.config import Settings
+from api.database.connection import APPLICATION_NAME, Connection, connection_parameters
+from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
+from api.database.queries import Query, Values
+from api.telemetry import metrics
+from api.telemetry.timings import Timings
+
+# the columns of a query: the body where libpq has put it, and the parameter that names nothing
+Answer = tuple[memoryview, str | None]
+
+# its warnings say why there is no connection; it also logs every request, which takes time
+logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
+
+
+class ConnectionLostError(psycopg.OperationalError):
+    """The connection broke during a statement, or the server is about to break it."""
+
+
+class Pool:
+    """A pool of read-only connections. It needs no database to start.
+
+    Args:
+        settings: Where the database is, and how long to wait for it.
+        before_waiting: Called by a thread that is about to wait.
+
+    Raises:
+        ConfigError: The settings name no database.
+    """
+
+    def __init__(self, settings: Settings, before_waiting: Callable[[], None]) -> None:
+        self._settings = settings
+        self._before_waiting = before_waiting
+        self._in_use: set[Connection] = set()
+        self._pool = ConnectionPool(
+            connection_class=Connection,
+            kwargs=connection_parameters(settings),
+            min_size=1,
+            max_size=settings.pool_size,
+            max_waiting=settings.pool_max_waiting // 2,  # slow queries have the other half
+            timeout=settings.pool_timeout_s,
+            max_lifetime=settings.pool_lifetime_s,
+            # the pauses between attempts never grow: after these seconds the pool begins anew
+            reconnect_timeout=settings.pool_timeout_s,
+            reconnect_failed=ConnectionPool.check,
+            configure=self._configure,
+            name=APPLICATION_NAME,
+            open=True,
+        )
+
+    def _configure(self, connection: Connection) -> None:
+        connection.before_waiting = self._before_waiting
+        connection.set_up(self._settings)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
+        """Run a query in one round trip; each connection prepares it when it first runs it.
+
+        Args:
+            query: The query.
+            values: A value for each of its parameters.
+            timings: Where to add the time that this takes.
+
+        Raises:
+            DatabaseError: There is no answer.
+        """
+        prepare = self._settings.prepare
+        try:
+            return self._run(lambda c: c.execute(query.sql, values, prepare=prepare), timings)
+        except psycopg.errors.QueryCanceled as ex:
+            raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
+        except psycopg.OperationalError as ex:
+            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
+        except psycopg.Error as ex:
+            raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            DatabaseError: It gives none in time.
+        """
+        try:
+            self._run(lambda connection: connection.ping(), Timings())
+        except psycopg.Error as ex:
+            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
+
+    def _run(self, statement: Callable[[Connection], psycopg.Cursor], timings: Timings) -> Any:
+        """Run a statement that only reads; run it again if it failed through no fault of its own.
+
+        That is when the connection broke, when a standby cancelled it to keep up with its primary,
+        or PostgreSQL to end a deadlock.
+        """
+        try:
+            return self._run_once(statement, timings)
+        except ConnectionLostError:
+            self._pool.drain()  # the other connections may be broken too
+        except (SerializationFailure, DeadlockDetected):
+            pass
+        metrics.retries.inc()
+        return self._run_once(statement, timings)
+
+    def _run_once(self, statement: Callable[[Connection], psycopg.Cursor], timings: Timings) -> Any:
+        with timings.waiting():
+            connection = self._get_connection()
+        self._in_use.add(connection)
+        started = perf_counter()
+        try:
+            return statement(connection).fetchone()
+        except psycopg.OperationalError as ex:
+            # PostgreSQL may end a parallel worker first, and the connection's own process next
+            if connection.broken or isinstance(ex, AdminShutdown):
+                raise ConnectionLostError from ex
+            raise
+        finally:
+            timings.database_s += perf_counter() - started
+            self._in_use.discard(connection)
+            self._pool.putconn(connection)
+
+    def _get_connection(self) -> Connection:
+        try:
+            if self._pool._pool:  # there is an idle connection; get_stats() takes 8 microseconds
+                return self._pool.getconn()
+            self._before_waiting()
+            with metrics.waiting.track_inprogress():
+                return self._pool.getconn()
+        except TooManyRequests:
+            raise OverloadedError('overloaded') from None
+        except PoolTimeout:
+            if len(self._in_use) < self._settings.pool_size:
+                raise  # not all connections are in use: no more can be made
+            raise OverloadedError('overloaded') from None

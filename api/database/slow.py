@@ -1,0 +1,83 @@
+"""Slow queries leave connections for the others (a bulkhead, see M. Nygard, Release It!).
+
+Identical requests share an answer, and few queries run at once.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Semaphore
+
+from api.config import Settings
+from api.database.errors import DatabaseError, OverloadedError
+from api.database.pool import Answer, Pool
+from api.database.queries import Query, Values
+from api.telemetry import metrics
+from api.telemetry.timings import Timings
+
+
+class SlowQueries:
+    """Runs slow queries on a pool.
+
+    Args:
+        pool: The pool.
+        settings: How many slow queries run at once, and how many requests may wait for how long.
+        before_waiting: Called by a thread that is about to wait.
+    """
+
+    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[[], None]) -> None:
+        self._pool = pool
+        self._before_waiting = before_waiting
+        self._turn_timeout_s = settings.pool_timeout_s
+        self._answer_timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
+        self._running: dict[tuple, Future[Answer]] = {}
+        self._turns = Semaphore(settings.slow_reports_at_once)
+        self._waiting = Semaphore(settings.pool_max_waiting // 2)
+
+    def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
+        """Run a query, or wait for the answer of an identical request that runs; see Pool.fetch."""
+        key = (query.name, *values.values())
+        mine: Future[Answer] = Future()
+        first = self._running.setdefault(key, mine)
+        if first is not mine:
+            return self._answer_of(first, timings)
+        try:
+            self._take_turn(timings)
+            try:
+                mine.set_result(self._pool.fetch(query, values, timings))
+            finally:
+                self._turns.release()
+        except BaseException as ex:
+            mine.set_exception(ex)
+            raise
+        finally:
+            del self._running[key]
+        return mine.result()
+
+    def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
+        metrics.shared.inc()
+        with self._waiting_slot(timings):
+            try:
+                return first.result(self._answer_timeout_s)
+            except TimeoutError:
+                raise OverloadedError('overloaded') from None
+            except DatabaseError as ex:
+                raise type(ex)(*ex.args) from ex
+
+    def _take_turn(self, timings: Timings) -> None:
+        if not self._turns.acquire(blocking=False):
+            with self._waiting_slot(timings):
+                if not self._turns.acquire(timeout=self._turn_timeout_s):
+                    raise OverloadedError('overloaded')
+
+    @contextmanager
+    def _waiting_slot(self, timings: Timings) -> Iterator[None]:
+        """Let the block wait, unless too many requests wait already."""
+        if not self._waiting.acquire(blocking=False):
+            raise OverloadedError('overloaded')
+        try:
+            self._before_waiting()
+            with timings.waiting(), metrics.waiting.track_inprogress():
+                yield
+        finally:
+            self._waiting.release()

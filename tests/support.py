@@ -235,7 +235,7 @@ def make_slow(rows: Rows, seconds: float) -> None:
 def wait_until_busy(rows: Rows, report: str = 'available', count: int = 1) -> None:
     """Wait until so many of a report, whose name begins so, sleep or wait for a lock."""
     query = (
-        f"select count(*) from pg_stat_activity where query like '/* {report}%'"
+        f"select count(*) from pg_stat_activity where query like '-- name: {report}%'"
         " and datname = current_database() and state = 'active'"
         # and so are neither being prepared, which is an exchange of its own, nor about to end
         " and backend_type = 'client backend' and wait_event_type in ('Timeout', 'Lock')"

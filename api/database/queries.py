@@ -1,8 +1,8 @@
 """The SQL files and their parameters.
 
-A file holds one query, as aiosql reads it. Its first line names the parameters. Each of them stands
-in the query once, first in its line or after `select`, with its type: `:name::type`, or
-`coalesce(:name::type` if it may be left out.
+A file begins with `-- name: file_name(parameter, ...)^`, as aiosql has it, and holds one query.
+Each parameter stands in the query once, first in its line or after `select`, with its type:
+`:name::type`, or `coalesce(:name::type` if it may be left out.
 """
 
 import re
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiosql
-
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
 # a value for each parameter of a query, by its name
 Values = dict[str, int | str | None]
 
+HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 PARAMETER = re.compile(r'\s*(select\s+)?(?P<optional>coalesce\()?:(?P<name>\w+)::(?P<type>\w+)')
-# what psql and pgbench take for a variable
-VARIABLE = re.compile(r'(?<!:):(\w+)')
+# what psql, pgbench and psycopg take for a parameter, also in comments and literals
+PLACEHOLDER = re.compile(r'(?<!:):(\w+)|%')
+FIRST_WORD = re.compile(r'^(?!--)\s*\w+', re.MULTILINE)
 
 
 class QueryFileError(Exception):
@@ -42,28 +42,24 @@ class Query:
     Attributes:
         name: The name of the file without .sql.
         path: The file.
-        sql: The query for psycopg. A comment before its first word and after it names the file in
-            the server's views; pg_stat_statements of PostgreSQL 18 drops the first one.
-        parameters: The parameters, in the order of the query.
-        lines: The line in the file of each line of the query.
+        sql: The whole file, for psycopg. A comment after the first word names the file, as
+            pg_stat_statements drops the comments before it.
+        parameters: The parameters, in their order in the query.
     """
 
     name: str
     path: Path
     sql: str
     parameters: tuple[Parameter, ...]
-    lines: tuple[int, ...]
 
     def line_at(self, position: str | None) -> str:
-        """Return the line in the file of a position in the query that PostgreSQL gives."""
-        if not position:
-            return ''
+        """Return the line in the file of a position that PostgreSQL gives."""
         numbers = {each.name: f'${n}' for n, each in enumerate(self.parameters, start=1)}
-        before = (self.sql % numbers)[: int(position) - 1]
-        return f' line {self.lines[before.count(chr(10))]}'
+        before = (self.sql % numbers)[: int(position or 1) - 1]
+        return f' line {before.count(chr(10)) + 1}' if position else ''
 
 
-def find_query(name: str, folders: Iterable[str | Path]) -> Query:
+def find_query(name: str, folders: Iterable[str]) -> Query:
     """Load the file of a query from the first folder that has it, or else from FOLDER.
 
     Raises:
@@ -72,10 +68,10 @@ def find_query(name: str, folders: Iterable[str | Path]) -> Query:
     original = load_query(FOLDER / f'{name}.sql')
     for folder in map(Path, folders):
         try:
-            names = [path.name for path in folder.iterdir()]
+            is_here = original.path.name in [path.name for path in folder.iterdir()]
         except OSError as ex:
             raise QueryFileError(f'{folder}: {ex.strerror}') from ex
-        if original.path.name in names:
+        if is_here:
             query = load_query(folder / original.path.name)
             if set(query.parameters) != set(original.parameters):
                 raise QueryFileError(f'{query.path}: must have the parameters of {original.path}')
@@ -91,43 +87,23 @@ def load_query(path: Path) -> Query:
     """
     try:
         text = path.read_text('utf-8-sig')
-        queries = aiosql.from_str(text, 'psycopg')
-    except (OSError, ValueError, aiosql.SQLLoadException, aiosql.SQLParseException) as ex:
-        raise QueryFileError(f'{path}: {getattr(ex, "strerror", None) or ex}') from ex
-    if queries.available_queries != [path.stem]:
-        found = ', '.join(queries.available_queries) or 'nothing'
-        raise QueryFileError(f'{path}: must define {path.stem}, but defines {found}')
-    query = getattr(queries, path.stem)
-    # aiosql drops comments that fill a line, and empty lines before the query
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.splitlines(), start=1)
-        if not line.lstrip().startswith('--')
-    ]
-    while not lines[0][1].strip():
-        lines.pop(0)
-    parameters = tuple(read_parameters(path, lines))
-    found = [parameter.name for parameter in parameters]
-    if sorted(found) != sorted(query.parameters or []):
-        raise QueryFileError(
-            f'{path}: the first line names {query.parameters}, and the query has {found}'
-        )
-    comment = f'/* {path.name} */'
-    sql = re.sub(r'\w+', rf'{comment} \g<0> {comment}', query.sql, count=1)
-    return Query(path.stem, path, sql, parameters, tuple(number for number, _ in lines))
-
-
-def read_parameters(path: Path, lines: list[tuple[int, str]]) -> Iterable[Parameter]:
-    """Yield the parameters in the lines of a query; see load_query."""
-    for number, line in lines:
-        parameter = PARAMETER.match(line)
-        if parameter:
-            yield Parameter(parameter['name'], parameter['type'], bool(parameter['optional']))
-        if variable := VARIABLE.search(line, parameter.end() if parameter else 0):
-            name = variable[1]
+    except (OSError, ValueError) as ex:
+        raise QueryFileError(f'{path}: {getattr(ex, "strerror", ex)}') from ex
+    header = HEADER.match(text)
+    if not header or header[1] != path.stem:
+        raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')
+    parameters = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = PARAMETER.match(line)
+        if found:
+            parameters.append(Parameter(found['name'], found['type'], bool(found['optional'])))
+        if other := PLACEHOLDER.search(line, found.end() if found else 0):
             raise QueryFileError(
-                f'{path} line {number}: :{name} must be the first in its line, as :{name}::type, or'
-                f' as coalesce(:{name}::type if it may be left out'
+                f'{path} line {number}: {other[0]} is allowed as a parameter only, first in a line'
+                ' or after select: :name::type, or coalesce(:name::type if it may be left out'
             )
-        if '%' in line:
-            raise QueryFileError(f'{path} line {number}: the driver allows no percent sign')
+    names = header[2].replace(',', ' ').split()
+    if sorted(names) != sorted(parameter.name for parameter in parameters):
+        raise QueryFileError(f'{path}: each of {names} must stand in the query once')
+    sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', PLACEHOLDER.sub(r'%(\1)s', text), count=1)
+    return Query(path.stem, path, sql, tuple(parameters))

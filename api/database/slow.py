@@ -21,7 +21,7 @@ class SlowQueries:
 
     Args:
         pool: The pool.
-        settings: How many slow queries run at once, and how many requests may wait for how long.
+        settings: How many slow queries run at once, and how many requests wait for how long.
         before_waiting: Called by a thread that is about to wait.
     """
 
@@ -35,24 +35,22 @@ class SlowQueries:
         self._waiting = Semaphore(settings.pool_max_waiting // 2)
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
-        """Run a query, or wait for the answer of an identical request that runs; see Pool.fetch."""
+        """Run a query, or wait for the answer to an identical request; see Pool.fetch."""
         key = (query.name, *values.values())
         mine: Future[Answer] = Future()
         first = self._running.setdefault(key, mine)
         if first is not mine:
             return self._answer_of(first, timings)
         try:
-            self._take_turn(timings)
-            try:
-                mine.set_result(self._pool.fetch(query, values, timings))
-            finally:
-                self._turns.release()
+            with self._turn(timings):
+                answer = self._pool.fetch(query, values, timings)
+            mine.set_result(answer)
+            return answer
         except BaseException as ex:
             mine.set_exception(ex)
             raise
         finally:
             del self._running[key]
-        return mine.result()
 
     def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
         metrics.shared.inc()
@@ -64,15 +62,20 @@ class SlowQueries:
             except DatabaseError as ex:
                 raise type(ex)(*ex.args) from ex
 
-    def _take_turn(self, timings: Timings) -> None:
+    @contextmanager
+    def _turn(self, timings: Timings) -> Iterator[None]:
         if not self._turns.acquire(blocking=False):
             with self._waiting_slot(timings):
                 if not self._turns.acquire(timeout=self._turn_timeout_s):
                     raise OverloadedError('overloaded')
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     @contextmanager
     def _waiting_slot(self, timings: Timings) -> Iterator[None]:
-        """Let the block wait, unless too many requests wait already."""
+        """Let a request wait, unless too many wait already."""
         if not self._waiting.acquire(blocking=False):
             raise OverloadedError('overloaded')
         try:

@@ -43,12 +43,12 @@ class Results:
             run: The date, the machine, and the sizes and versions that were measured.
             records: The figures.
         """
-        self._parts[part] = {'run': run, 'records': records}
+        self._parts = dict(sorted({**self._parts, part: {'run': run, 'records': records}}.items()))
         parts = [
             f'"{name}": {{"run": {json.dumps(found["run"])}, "records": [\n'
             + ',\n'.join(json.dumps(record) for record in found['records'])
             + '\n]}'
-            for name, found in sorted(self._parts.items())
+            for name, found in self._parts.items()
         ]
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text('{\n' + ',\n'.join(parts) + '\n}\n')

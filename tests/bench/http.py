@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from api.database.functions import FOLDER
+from api.database.queries import FOLDER
 from tests.bench.data import Databases
 from tests.bench.results import AVAILABLE, SERVERS
 from tests.bench.servers import CORES, Server, running

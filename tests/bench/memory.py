@@ -4,7 +4,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from api.database.functions import FOLDER
+from api.database.queries import FOLDER
 from tests.bench.data import Databases
 from tests.bench.results import OURS_ALONE
 from tests.bench.servers import Server, running

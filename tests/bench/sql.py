@@ -11,12 +11,12 @@ import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 
-from api.database.functions import FOLDER, load_function
+from api.database.queries import FOLDER, load_query
 from tests.bench.data import Databases, Size
 from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
 from tests.support import ROOT
 
-PLAIN = ROOT / 'tests' / 'functions' / 'plain'
+PLAIN = ROOT / 'db' / 'plain'
 # the least that top_benefits has to do: read the window once, with as many processes
 BARE_COUNT = """
     select count(*)
@@ -49,10 +49,10 @@ def session(url: str) -> Iterator[psycopg.Connection]:
 
 def forms(report: str) -> dict[str, str]:
     """Return the statements that are compared for a report, by the name of the form."""
-    ours = load_function(FOLDER / f'{report}.sql').sql
+    ours = load_query(FOLDER / f'{report}.sql').sql
     if report == TOP:
         return {'ours': ours, 'count': BARE_COUNT}
-    return {'ours': ours, 'plain': load_function(PLAIN / f'{report}.sql').sql}
+    return {'ours': ours, 'plain': load_query(PLAIN / f'{report}.sql').sql}
 
 
 def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import psycopg
@@ -19,12 +20,14 @@ CONNECT_TIMEOUT_S = 2
 GRACE_S = 1.0
 # how a server that vanished is noticed, unless the URL says otherwise: libpq's parameters
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# seconds that a thread waits for an answer before it calls before_waiting: most answers of a
-# database on the same host come sooner, and cost no switch to another thread
-EAGER_S = 0.0003
-# after so many late answers, a connection calls before_waiting at once; every now and then not
-LATE_ANSWERS = 3
-PROBE_EVERY = 64
+# A database on the same host answers sooner than another thread could take over, and uses the same
+# cores. So a thread waits PATIENT_S for it before it calls before_waiting, as long as one of the
+# last answers came within NEAR_S; if none did, only every now and then
+LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
+NEAR_S = 0.0008
+PATIENT_S = 0.002
+LAST_ANSWERS = 32
+PROBE_EVERY = 16
 
 
 class ViewLoader(Loader):
@@ -45,7 +48,6 @@ class Connection(psycopg.Connection):
 
     before_waiting: Callable[[], None] = staticmethod(lambda: None)
     patience_s: float | None = None
-    _exchanges = 0
     _late_answers = 0
 
     @classmethod
@@ -83,15 +85,18 @@ class Connection(psycopg.Connection):
         Raises:
             psycopg.errors.QueryCanceled: The server does not answer; the connection is closed.
         """
-        self._exchanges += 1
-        if self._late_answers < LATE_ANSWERS or self._exchanges % PROBE_EVERY == 0:
+        is_near = self._late_answers < LAST_ANSWERS
+        self._late_answers += 1
+        is_probe = self._late_answers % PROBE_EVERY == 0
+        if self.pgconn.hostaddr in LOCAL_ADDRESSES and (is_near or is_probe):
+            started = perf_counter()
             try:
-                answer = super().wait(generator, interval, EAGER_S)
+                return super().wait(generator, interval, PATIENT_S if is_near else NEAR_S)
             except psycopg.errors._WaitTimeout:
-                self._late_answers += 1
-            else:
-                self._late_answers = 0
-                return answer
+                pass
+            finally:
+                if perf_counter() - started < NEAR_S:
+                    self._late_answers = 0
         self.before_waiting()
         try:
             return super().wait(generator, interval, self.patience_s)

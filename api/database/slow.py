@@ -79,7 +79,7 @@ class SlowQueries:
         if not self._waiting.acquire(blocking=False):
             raise OverloadedError('overloaded')
         try:
-            self._before_waiting()
+            self._before_waiting(is_idle=True)
             with timings.waiting(), metrics.waiting.track_inprogress():
                 yield
         finally:

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from resource import RLIMIT_NOFILE, getrlimit
 
 import falcon
@@ -22,8 +23,8 @@ MAX_BODY_BYTES = 64 * 1024
 # connections of a worker, and the files that it needs beside them
 CONNECTION_LIMIT = 2000
 RESERVED_FILES = 64
-MAX_SKIPS = 20
 SKIP_S = 0.0005
+MAX_SKIPPED_S = 0.01
 # two codings, or a coding beside a length: two servers may see two different ends of the request
 AMBIGUOUS_LENGTH = re.compile(
     rb'^transfer-encoding:(.*,|.*^(transfer-encoding|content-length):)'
@@ -128,7 +129,7 @@ class Channel(HTTPChannel):
 class BalancedSocket(socket.socket):
     """A listening socket of several workers, of which each accepts about as many connections.
 
-    A worker that has more connections than another one leaves a new one to it, MAX_SKIPS times at
+    A worker that has more connections than another one leaves a new one to it, for MAX_SKIPPED_S at
     most: the other worker may be stuck.
 
     Attributes:
@@ -136,15 +137,16 @@ class BalancedSocket(socket.socket):
     """
 
     has_most: Callable[[], bool]
-    _skips = 0
+    _skipped_at: float | None = None
 
     def accept(self) -> tuple[socket.socket, object]:
         """Accept a connection, or raise BlockingIOError as if there was none."""
-        if self._skips < MAX_SKIPS and self.has_most():
-            self._skips += 1
+        now = time.monotonic()
+        self._skipped_at = self._skipped_at or now
+        if now - self._skipped_at < MAX_SKIPPED_S and self.has_most():
             time.sleep(SKIP_S)
             raise BlockingIOError(errno.EWOULDBLOCK, 'left to another worker')
-        self._skips = 0
+        self._skipped_at = None
         return super().accept()
 
 
@@ -181,4 +183,12 @@ def create_servers(
     for server in servers:
         server.channel_class = Channel
         server.pull_trigger = lambda: None  # Channel wakes the loop where that is needed
+        server.handle_accept = partial(accept_waiting, server)
     return servers
+
+
+def accept_waiting(server: BaseWSGIServer) -> None:
+    """Accept the clients that wait; waitress would accept one whenever the loop runs."""
+    watched = 0
+    while watched < (watched := len(server._map)) < server.adj.connection_limit:
+        BaseWSGIServer.handle_accept(server)

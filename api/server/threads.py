@@ -4,27 +4,40 @@ One thread at a time, the leader, runs the loop and answers the requests that it
 another thread takes more CPU time than most answers. Before a leader blocks, it hands the loop over
 to a follower, so the loop never waits for a database. See Schmidt et al., Pattern-Oriented Software
 Architecture, volume 2.
+
+As many threads answer at once as there are connections to the database. Other requests wait in a
+queue, from which a thread that has answered takes the next one without waking anybody. A request
+that waits for PATIENCE_S gets a thread of its own.
 """
 
 import logging
 import threading
 from collections import deque
+from time import monotonic
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.trigger import trigger
 
-# seconds after which a loop returns that has received nothing
+# seconds after which the loop returns if nothing happens, and after which it runs again at the
+# latest while requests wait in the queue
 LOOP_TIMEOUT_S = 1.0
+LOOP_INTERVAL_S = 0.005
+PATIENCE_S = 0.1
 
 log = logging.getLogger(__name__)
 _current = threading.local()
 
 
-def hand_over_loop() -> None:
-    """Let another thread run the loop; called by a thread that is about to block."""
-    if leading := getattr(_current, 'leading', None):
-        leading.promote_follower()
+def hand_over_loop(*, is_idle: bool = False) -> None:
+    """Let another thread run the loop; called by a thread that is about to block.
+
+    Args:
+        is_idle: Whether the thread waits for something other than the database: then another
+            thread may answer instead.
+    """
+    if threads := getattr(_current, 'threads', None):
+        threads.hand_over(is_idle=is_idle)
 
 
 class LeaderFollowers:
@@ -32,25 +45,30 @@ class LeaderFollowers:
 
     Args:
         limit: The maximum number of threads.
+        at_once: How many threads answer at once.
 
     Attributes:
         map: What the loop watches, connections above all, by file descriptor.
-        turns: How often the loop has run; it runs at least every LOOP_TIMEOUT_S.
+        looked_at: When the loop last ran, by time.monotonic().
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, at_once: int) -> None:
         self.map: dict[int, wasyncore.dispatcher] = {}
-        self.turns = 0
+        self.looked_at = monotonic()
         self._trigger = trigger(self.map)
         self._unused = limit
-        self._followers: set[int] = set()
+        self._at_once = at_once
         self._lead = threading.Lock()
+        self._leader: int | None = None
+        self._answering: set[int] = set()
+        self._followers: set[int] = set()
+        self._wake_up = threading.Semaphore(0)
         self._is_waiting = False
-        self._received: deque[HTTPChannel] = deque()
+        self._received: deque[tuple[float, HTTPChannel]] = deque()
 
     def add_task(self, channel: HTTPChannel) -> None:
         """Queue a connection that has received a request (called by waitress)."""
-        self._received.append(channel)
+        self._received.append((monotonic(), channel))
         self.wake_loop()
 
     def wake_loop(self) -> None:
@@ -58,34 +76,66 @@ class LeaderFollowers:
         if self._is_waiting:
             self._trigger.pull_trigger()
 
-    def start_thread(self) -> None:
-        """Start a thread; beyond the limit, the next thread that is free leads."""
-        if self._unused:
+    def promote_follower(self) -> None:
+        """Wake a thread, or start one: it leads if nobody does."""
+        if self._followers:
+            self._wake_up.release()
+        elif self._unused:
             self._unused -= 1
             threading.Thread(target=self._work, daemon=True).start()
 
-    def promote_follower(self) -> None:
-        """Give up the lead; only the leader calls this."""
-        _current.leading = None
-        if not self._followers:
-            self.start_thread()
-        self._lead.release()
+    def promote_if_late(self) -> None:
+        """Promote a follower if requests wait for too long; called a few times a second."""
+        if self._is_late() and not self._lead.locked():
+            self.promote_follower()
+
+    def hand_over(self, *, is_idle: bool) -> None:
+        """Give up the lead, if the caller has it; see hand_over_loop."""
+        me = threading.get_ident()
+        if is_idle:
+            self._answering.discard(me)
+        if self._leader == me:
+            self._leader = None
+            self._lead.release()
+            # otherwise the queue has to wait, and the next thread that has answered leads
+            if not self._received or len(self._answering) < self._at_once or self._is_late():
+                self.promote_follower()
+
+    def _is_late(self) -> bool:
+        try:
+            return self._received[0][0] + PATIENCE_S < monotonic()
+        except IndexError:
+            return False
+
+    def _has_to_look(self) -> bool:
+        return not self._received or self.looked_at + LOOP_INTERVAL_S < monotonic()
 
     def _work(self) -> None:
+        _current.threads = self
+        me = threading.get_ident()
         while True:
-            if not getattr(_current, 'leading', None):
-                self._followers.add(threading.get_ident())
-                self._lead.acquire()
-                self._followers.discard(threading.get_ident())
-                _current.leading = self
-            while not self._received:
+            if self._leader != me and self._has_to_look():
+                if self._lead.acquire(blocking=False):
+                    self._leader = me
+                elif not self._received:
+                    self._followers.add(me)
+                    self._wake_up.acquire()
+                    self._followers.discard(me)
+                    continue
+            while self._leader == me and self._has_to_look():
                 self._is_waiting = True
                 # a request queued just before is_waiting was set has not woken the loop
                 timeout_s = 0 if self._received else LOOP_TIMEOUT_S
                 wasyncore.loop(timeout_s, use_poll=True, map=self.map, count=1)
                 self._is_waiting = False
-                self.turns += 1
+                self.looked_at = monotonic()
             try:
-                self._received.popleft().service()
+                _, channel = self._received.popleft()
+            except IndexError:  # another thread was faster
+                continue
+            self._answering.add(me)
+            try:
+                channel.service()
             except Exception:
                 log.exception('the server failed to answer a request')
+            self._answering.discard(me)

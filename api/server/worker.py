@@ -8,10 +8,10 @@ from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
 from api.server.http_server import BalancedSocket, Channel, create_servers
-from api.server.threads import LeaderFollowers
+from api.server.threads import LOOP_TIMEOUT_S, LeaderFollowers
 
-# seconds between signs of life, unless a signal comes
-INTERVAL_S = 1.0
+# seconds between looks at the threads, unless a signal comes
+INTERVAL_S = 0.25
 DRAIN_INTERVAL_S = 0.05
 # seconds in which a client may send one more request on its connection when the worker ends
 GRACE_S = 1.0
@@ -27,18 +27,18 @@ class WaitressWorker(Worker):
         settings, self._counts = self.app.settings, self.app.connection_counts
         self._slot = self.age % len(self._counts)
         self._threads = LeaderFollowers(
-            settings.pool_size + settings.pool_max_waiting + SPARE_THREADS
+            settings.pool_size + settings.pool_max_waiting + SPARE_THREADS,
+            settings.pool_size + 1,
         )
         sockets = [BalancedSocket(fileno=os.dup(listener.fileno())) for listener in self.sockets]
         for each in sockets:
             each.has_most = self._has_most_connections
         self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
-        self._threads.start_thread()
-        turns = -1
+        self._threads.promote_follower()
         while self.alive and os.getppid() == self.ppid:
-            if self._threads.turns != turns:  # if the loop is stuck, gunicorn ends the worker
-                turns = self._threads.turns
-                self.notify()
+            self._threads.promote_if_late()
+            if time.monotonic() - self._threads.looked_at < LOOP_TIMEOUT_S + INTERVAL_S:
+                self.notify()  # if the loop is stuck, gunicorn ends the worker
             if select.select([self.PIPE[0]], [], [], INTERVAL_S)[0]:
                 os.read(self.PIPE[0], 512)  # gunicorn writes to this pipe at every signal
         self._drain()
@@ -63,9 +63,7 @@ class WaitressWorker(Worker):
     def _stop_listening(self) -> None:
         """Accept all clients that have connected, and close the listening sockets; in the loop."""
         for server in self._servers:
-            watched = 0
-            while watched < (watched := len(self._threads.map)):
-                server.handle_accept()
+            server.handle_accept()
             wasyncore.dispatcher.close(server)
 
     def _has_clients(self) -> bool:

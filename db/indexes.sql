@@ -7,7 +7,7 @@
 create index concurrently if not exists benefit_venue_id_idx
 on benefit ("venueId");
 
--- top_benefits counts in it; inactivity_periods hops through it
+-- inactivity_periods looks up uses in it; top_benefits may count in it
 create index concurrently if not exists benefit_usage_benefit_id_usage_timestamp_idx
 on benefit_usage ("benefitId", "usageTimestamp");
 

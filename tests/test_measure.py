@@ -248,7 +248,7 @@ def test_explain_fits_the_terminal(make: Make, columns: int) -> None:
     assert columns / 2 < max(len(line) for line in lines) <= columns
     # what follows a break stands further in than what is before it, if there is room
     squeezed = re.sub(r'\s', '', printed.decode())
-    assert '("usageTimestamp"<(hops.to_point+hops.threshold))' in squeezed
+    assert '("usageTimestamp"<=series.moment)' in squeezed
     for node, rest in itertools.pairwise(lines):
         if node.count('(') > node.count(')'):
             assert len(rest) - len(rest.lstrip()) >= len(node) - len(node.lstrip())

@@ -42,20 +42,23 @@ watched as (
     inner join thresholds on benefit.recurrence::text = thresholds.recurrence
 ),
 
--- one row per checkpoint of a benefit: the start of the report, and from there on one every threshold
+-- one row per checkpoint of a benefit: the first when the report begins, then one every threshold
 checkpoints as (
     select
         watched.*,
         series.moment
     from watched
     cross join generate_series(watched.report_start, watched.report_end, watched.threshold) as series (moment)
-    -- always true. The planner expects 1,000 rows of generate_series(), but few in a range
-    where series.moment between watched.report_start and watched.report_end
+    where
+        -- the first condition is always true. With both, the planner expects few rows, and not the 1,000 that
+        -- it expects of generate_series()
+        series.moment >= watched.report_start
+        and series.moment < watched.report_end
 ),
 
--- one row per checkpoint: the gap around it. It begins with the last use up to the checkpoint (if there is
--- none, with the report) and ends with the next use (if there is none, with the report). Materialized, so that
--- each subquery runs once per row
+-- one row per checkpoint: the gap around it. The gap begins with the last use up to the checkpoint, or else
+-- when the report begins. It ends with the next use, or else when the report ends. Materialized, so that each
+-- subquery runs once per row
 gaps as materialized (
     select
         checkpoints.benefit_id,

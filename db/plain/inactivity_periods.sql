@@ -27,7 +27,7 @@ thresholds (recurrence, threshold) as (
 
 -- one row per benefit of the venue with a supported recurrence: its threshold, and when the report begins and
 -- ends
-watched as not materialized (
+watched as (
     select
         benefit.id as benefit_id,
         thresholds.threshold,

@@ -101,6 +101,11 @@ class Plan:
         """How many pages it read, from the cache or from the disk."""
         return self._top['Shared Hit Blocks'] + self._top['Shared Read Blocks']
 
+    @property
+    def cost(self) -> float:
+        """What the planner expected of it."""
+        return self._top['Total Cost']
+
     def nodes(self, relation: str) -> list[dict]:
         """Return the nodes that read a table, directly or by an index."""
         return [node for node in self.all() if node.get('Relation Name') == relation]
@@ -162,3 +167,11 @@ def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
     # 13, 9 and 6 checkpoints in the 180 days
     assert max(probes) <= 2 * (13 + 9 + 6)
     assert busy.pages <= 1.2 * quiet.pages
+
+
+def test_inactivity_periods_of_a_hundred_benefits_are_too_cheap_for_jit(
+    connection: psycopg.Connection, plans: Plans
+) -> None:
+    [limit] = connection.execute("select current_setting('jit_above_cost')::float").fetchone()
+    # the venue has three benefits
+    assert plans.of('inactivity_periods').cost / 3 * 100 < limit

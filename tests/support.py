@@ -37,7 +37,6 @@ DEADLINE_S = 60
 BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
 # with which PostgreSQL ends the answer to a login or a statement
 READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
-SAYS_WHERE_IT_IS = {'PYTHONFAULTHANDLER': '1'}
 
 numbers = itertools.count(1)
 loaded = functools.cache(load_function)
@@ -64,7 +63,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(('API_', 'PG', 'MAKE', 'MFLAGS')) and name != 'DATABASE_URL'
+        if not name.startswith(('API_', 'PG', 'MAKE', 'MFLAGS', 'GUNICORN_', 'DATABASE_URL'))
     } | {'API_CONFIG': os.devnull}  # and not the config.toml of who develops
 
 
@@ -125,6 +124,37 @@ def reason(checked: subprocess.CompletedProcess) -> str:
     assert checked.returncode == 1
     [line] = checked.stderr.splitlines()
     return line
+
+
+def failed_start(**environment: str) -> str:
+    """Start the service, which fails; returns the only line printed that is not the log's."""
+    finished = subprocess.run(
+        [sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=patient_environment() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert finished.returncode == 1
+    [line] = [line for line in finished.stdout.splitlines() if not line.startswith('timestamp=')]
+    return line
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy what the service runs from into a folder; returns the copy."""
+    for name in ('api', 'db', 'tools'):
+        shutil.copytree(ROOT / name, folder / 'project' / name)
+    return folder / 'project'
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first place of a text in a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 class GuardedServer(EmbeddedServer):
@@ -345,21 +375,6 @@ class ApiProcess:
         return status
 
 
-def end_of(process: subprocess.Popen) -> int:
-    """Return a process's exit status; of one that does not end, its state and its stack are told.
-
-    The stack is on its standard error, if its environment has SAYS_WHERE_IT_IS.
-    """
-    try:
-        return process.wait(DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        state = Path(f'/proc/{process.pid}/status')
-        found = state.read_text() if state.exists() else ''
-        process.send_signal(signal.SIGABRT)
-        process.wait(DEADLINE_S)
-        raise AssertionError(f'waited for too long for the end of this one\n{found}') from None
-
-
 def metric(api: ApiProcess | httpx.Client, name: str) -> float:
     """Return one of the API's metrics; 0 for one that is not there.
 
@@ -441,14 +456,19 @@ def settled_output(api: ApiProcess) -> str:
 
 
 def connections(process: psutil.Process) -> list[Any]:
-    """Return the TCP connections of a process as psutil has them; none if it ends, or has ended.
-
-    A check of the database comes and goes, and one that is ending may be looked at by root only.
-    """
+    """Return the TCP connections of a process as psutil has them; none if it has ended."""
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         found = process.net_connections('tcp')
         return [connection for connection in found if connection.status == psutil.CONN_ESTABLISHED]
     return []
+
+
+def connection_counts(api: 'ApiProcess') -> list[int]:
+    """Return how many clients each worker has."""
+    return [
+        sum(connection.laddr.port == api.port for connection in connections(worker))
+        for worker in workers(api)
+    ]
 
 
 def ports(worker: psutil.Process) -> set[int]:

@@ -12,7 +12,16 @@ import pytest
 from api.app import REPORTS
 from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 from api.http.parameters import http_name
-from tests.support import ORACLES, PLAIN, ROOT, ApiProcess, clean_environment, program, run
+from tests.support import (
+    ORACLES,
+    PLAIN,
+    ROOT,
+    ApiProcess,
+    clean_environment,
+    copy_project,
+    program,
+    run,
+)
 from tools.embedded import EmbeddedServer
 
 FILES = sorted(FOLDER.glob('*.sql'))
@@ -152,10 +161,7 @@ select json_build_array(params.venue_id, params.since) as body, null::text as mi
 @pytest.fixture
 def copied_project(tmp_path: Path) -> Path:
     """Return a copy of the project that a test may change."""
-    folder = tmp_path / 'project'
-    for name in ('api', 'db', 'tools'):
-        shutil.copytree(ROOT / name, folder / name)
-    return folder
+    return copy_project(tmp_path)
 
 
 def add_route(folder: Path, line: str) -> None:

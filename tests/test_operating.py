@@ -6,10 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from api.server.channel import MAX_UNREAD_BYTES
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.config import Settings
 from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
 from tests.support import (
@@ -48,14 +46,11 @@ def test_table_of_metrics_is_what_is_scraped(sample_url: str, start_api: Callabl
 
 
 def test_table_of_limits_is_that_of_the_code() -> None:
-    defaults = Settings()
     assert [default for _, default, *_ in tables()['limit']] == [
         f'{CONNECTION_LIMIT}, and what the system lets it open',
         '`pool_size` + `pool_max_waiting`',
         f'{MAX_HEADER_BYTES // 1024} KiB',
         f'{MAX_BODY_BYTES // 1024} KiB',
-        f'{MAX_UNREAD_BYTES // 2**20} MiB',
-        f'`unread_limit_mb` ({defaults.unread_limit_mb})',
     ]
 
 

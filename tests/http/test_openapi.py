@@ -21,7 +21,6 @@ from api.database.sessions import Sessions
 from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.http.reports import Report
-from api.telemetry.metrics import Metrics
 from tests.pages import BASE, names, tables
 from tests.support import ROOT, ApiProcess
 from tests.test_readme import answers_in_the_readme
@@ -48,7 +47,7 @@ def test_document_is_valid_openapi() -> None:
 
 def test_routes_and_document_agree() -> None:
     settings = Settings(database_url='host=/nowhere')
-    with closing(Sessions(settings, Metrics())) as sessions:
+    with closing(Sessions(settings, lambda: None)) as sessions:
         app = create_app(settings, sessions=sessions)
     routes = {route.path for route in inspect_routes(app)} - {'/docs/', '/docs/static/{name}'}
     kinds = {TYPE_PREFIX + kind for kind in PROBLEMS}

@@ -1,0 +1,102 @@
+"""SIGHUP: new workers with the new code, SQL files and settings; no request is lost."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import Load, failures
+from tests.support import ApiProcess, copy_project, edit, wait_for, workers
+
+TOP = '/venues/top-benefits'
+SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'
+
+
+class Reloading(ApiProcess):
+    """A service that runs on a copy of the project, with a settings file."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.project = copy_project(folder)
+        self.settings = folder / 'settings.toml'
+        self.settings.write_text(f'[database]\nurl = "{url}"\n[http]\ncache_seconds = 1000\n')
+        environment = {'API_CONFIG': str(self.settings), 'API_WORKERS': '2'}
+        super().__init__(folder, environment, folder_of_project=self.project)
+
+    def reload(self) -> None:
+        """Send SIGHUP, and wait until only new workers run."""
+        wait_for(lambda: len(workers(self)) == 2)
+        old = workers(self)
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(workers(self)) == 2 and not set(old) & set(workers(self)))
+
+    def version(self) -> tuple[str, str, str]:
+        """Return what shows which SQL file, which Python and which setting are live."""
+        top = self.get(TOP)
+        return (
+            list(top.json()[0])[1],
+            self.get('/live').json()['status'],
+            top.headers['cache-control'].split('max-age=')[1][:4],
+        )
+
+
+@pytest.fixture
+def reloading(tmp_path: Path, sample_url: str) -> Iterator[Reloading]:
+    """Return a service that can be reloaded."""
+    api = Reloading(tmp_path, sample_url)
+    yield api
+    assert api.stop() == 0
+
+
+@pytest.mark.slow
+def test_reload_under_load_brings_the_new_version_and_loses_no_request(
+    reloading: Reloading,
+) -> None:
+    old = reloading.version()
+    with (
+        Load(reloading.url, clients=4) as kept,
+        Load(reloading.url, clients=4, headers={'Connection': 'close'}) as new,
+    ):
+        for number in range(1, 6):
+            kept.wait_for(50)
+            new.wait_for(50)
+            version = (f'best{number}', f'alive{number}', f'200{number}')
+            for file, before, after in zip(
+                (reloading.project / SQL, reloading.project / PYTHON, reloading.settings),
+                old,
+                version,
+                strict=True,
+            ):
+                edit(file, before, after)
+            old = version
+            reloading.reload()
+            assert reloading.version() == version
+        kept.wait_for(50)
+        new.wait_for(50)
+    assert failures(kept.asked) == []
+    assert failures(new.asked) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('file', 'good', 'broken', 'reason'),
+    [
+        (SQL, '\nfrom venue\n', '\nfrom vanue\n', r'relation \"vanue\" does not exist'),
+        (PYTHON, 'import falcon', 'import falcon from', 'invalid syntax (app.py, line '),
+        ('../settings.toml', '= 1000', '= -1', '[http] cache_seconds: must be a whole number'),
+    ],
+    ids=['SQL', 'Python', 'setting'],
+)
+def test_broken_file_keeps_the_old_version(
+    reloading: Reloading, file: str, good: str, broken: str, reason: str
+) -> None:
+    old = reloading.version()
+    edit(reloading.project / PYTHON, '"live"', '"alive"')
+    edit(reloading.project / file, good, broken)
+    reloading.reload()
+    assert reloading.version() == old
+    [line] = [line for line in reloading.output().splitlines() if 'level=error' in line]
+    assert reason in line
+    edit(reloading.project / file, broken, good)
+    reloading.reload()
+    assert reloading.version() == (old[0], 'alive', old[2])

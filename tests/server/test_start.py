@@ -1,0 +1,176 @@
+"""A start: a mistake ends it with one line; a database that is away does not."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support import (
+    BRIEF,
+    DEADLINE_S,
+    ROOT,
+    ApiProcess,
+    Rows,
+    failed_start,
+    free_port,
+    is_listening,
+    locked_uses,
+    patient_environment,
+    wait_for,
+    wait_until_busy,
+    workers,
+)
+from tools.embedded import EmbeddedServer, load
+
+TOP = '/venues/top-benefits'
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+
+
+def test_wrong_setting_ends_the_start_with_one_line(sample_url: str) -> None:
+    line = failed_start(DATABASE_URL=f'{sample_url}&password=hunter2', API_PORT='x')
+    assert line == 'error: API_PORT: must be a whole number from 0 to 65535'
+
+
+def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
+    rows: Rows, database_url: str
+) -> None:
+    rows.connection.execute('alter table benefit drop column title')
+    line = failed_start(DATABASE_URL=f'{database_url}&password=hunter2')
+    found = re.fullmatch(
+        r'error: (/.*/available_benefits\.sql) line (\d+): column benefit\.title does not exist'
+        r' \(database clone_\d+ on .* as postgres\)',
+        line,
+    )
+    assert 'benefit.title' in Path(found[1]).read_text().splitlines()[int(found[2]) - 1]
+    assert 'hunter2' not in line
+
+
+def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=patient_environment() | {'DATABASE_URL': sample_url, 'API_PORT': str(api.port)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert f"Connection in use: ('127.0.0.1', {api.port})" in finished.stderr
+
+
+def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='3')
+    wait_for(lambda: len(workers(api)) == 3)
+
+
+def test_service_starts_without_its_database_and_finds_it_later(
+    start_api: Callable[..., ApiProcess],
+) -> None:
+    with EmbeddedServer() as own:
+        load(own.url(), 'schema.sql', 'indexes.sql')
+        own.terminate()
+        api = start_api(DATABASE_URL=own.url(), **BRIEF)
+        assert 'level=warning event="the database cannot be reached: ' in api.output()
+        assert [api.get(path).status_code for path in ('/live', '/ready')] == [200, 503]
+        own.start()
+        wait_for(lambda: api.get('/ready').status_code == 200)
+        assert api.get(TOP).status_code == 200
+
+
+def test_lock_delays_a_start_and_does_not_prevent_it(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    with locked_uses(database_url):
+        api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='1')
+        assert api.get('/live').status_code == 200
+        assert re.search(r'level=warning event="/\S+ takes longer than 1 s, or wa', api.output())
+    assert api.get(TOP).status_code == 200
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_signal_ends_a_start_that_waits_for_a_lock(
+    rows: Rows, database_url: str, number: signal.Signals
+) -> None:
+    with locked_uses(database_url), starting(database_url) as service:
+        wait_until_busy(rows, 'top')
+        service.send_signal(number)
+        assert service.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_signal_ends_a_start_that_waits_for_a_silent_server(number: signal.Signals) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        silent.settimeout(DEADLINE_S)
+        url = f'host=127.0.0.1 port={silent.getsockname()[1]}'
+        with starting(url) as service, silent.accept()[0]:
+            service.send_signal(number)
+            assert service.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_signal_ends_a_service_whose_log_nobody_reads(
+    sample_url: str, number: signal.Signals
+) -> None:
+    port = free_port()
+    with full_pipe() as log, starting(sample_url, log, API_PORT=str(port)) as service:
+        wait_for(lambda: is_listening(port))
+        service.send_signal(number)
+        assert service.wait(DEADLINE_S) == 0
+        wait_for(lambda: not is_listening(port))
+
+
+@contextmanager
+def starting(url: str, log: int | None = None, **environment: str) -> Iterator[subprocess.Popen]:
+    """Start the service, and do not wait until it serves."""
+    settings = {'DATABASE_URL': url, 'API_PORT': '0', 'API_CONNECT_TIMEOUT_S': '3600'}
+    with subprocess.Popen(
+        [sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=patient_environment() | settings | environment,
+        stderr=log,
+    ) as service:
+        try:
+            yield service
+        finally:
+            service.kill()
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """Fill a pipe that nobody reads; yields the end for writing."""
+    unread, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(unread)
+    os.close(writing)
+
+
+@pytest.mark.slow
+def test_role_that_is_made_later_is_let_in(
+    server: EmbeddedServer, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=database_url.replace('postgres@', 'late@'), **BRIEF)
+    assert api.get('/ready').status_code == 503
+    with psycopg.connect(database_url) as admin:
+        admin.execute('create role late login')
+        admin.execute('grant select on all tables in schema public to late')
+    try:
+        wait_for(lambda: api.get('/ready').status_code == 200)
+        assert api.get(TOP).status_code == 200
+    finally:
+        api.stop()
+        with psycopg.connect(database_url) as admin:
+            admin.execute('drop owned by late')
+            admin.execute('drop role late')

@@ -1,0 +1,105 @@
+"""The end: SIGTERM drains, SIGINT and SIGQUIT stop at once, and nothing is left behind."""
+
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import (
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    connection_counts,
+    locked_uses,
+    wait_for,
+    wait_until_busy,
+    workers,
+)
+
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+
+
+def test_sigterm_waits_for_all_answers_in_progress(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_WORKERS='1',
+        API_POOL_SIZE='4',
+        API_POOL_TIMEOUT_S='60',
+        API_STATEMENT_TIMEOUT_S='120',
+        API_SHUTDOWN_TIMEOUT_S='120',
+    )
+    # more than the pool has connections, so some requests wait in the service
+    paths = [f'{AVAILABLE}&timestamp=2024-07-{day}' for day in range(10, 22)]
+    with ThreadPoolExecutor(len(paths)) as clients:
+        with locked_uses(database_url):
+            asking = [
+                clients.submit(httpx.get, api.url + path, timeout=DEADLINE_S) for path in paths
+            ]
+            wait_until_busy(rows, count=4)
+            wait_for(lambda: connection_counts(api) == [len(paths)])
+            api.process.terminate()
+            wait_for(lambda: 'Handling signal: term' in api.output())
+        answers = [each.result() for each in asking]
+    assert {(answer.status_code, answer.headers['connection']) for answer in answers} == {
+        (200, 'close')
+    }
+    assert api.process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ('number', 'timeout_s'),
+    [(signal.SIGTERM, '1'), (signal.SIGINT, '3600'), (signal.SIGQUIT, '3600')],
+)
+def test_end_does_not_wait_for_an_answer_longer_than_it_should(
+    rows: Rows,
+    database_url: str,
+    start_api: Callable[..., ApiProcess],
+    number: signal.Signals,
+    timeout_s: str,
+) -> None:
+    api = start_api(
+        DATABASE_URL=database_url,
+        API_STATEMENT_TIMEOUT_S='3600',
+        API_SHUTDOWN_TIMEOUT_S=timeout_s,
+    )
+    with locked_uses(database_url), socket.create_connection(('127.0.0.1', api.port)) as client:
+        client.sendall(f'GET {AVAILABLE} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+        wait_until_busy(rows)
+        left = workers(api)
+        api.process.send_signal(number)
+        assert api.process.wait(DEADLINE_S) == 0
+        assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
+        assert client.recv(1000) == b''
+
+
+def test_killed_parent_leaves_no_worker(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    wait_for(lambda: len(workers(api)) == 2)
+    orphans = workers(api)
+    api.process.kill()
+    assert psutil.wait_procs(orphans, timeout=DEADLINE_S)[1] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_end_leaves_no_files(
+    sample_url: str, start_api: Callable[..., ApiProcess], number: signal.Signals
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    assert api.get('/live').status_code == 200
+    [worker] = workers(api)
+    [folder] = {
+        Path(mapped.path).parent for mapped in worker.memory_maps() if mapped.path.endswith('.db')
+    }
+    assert folder.exists()
+    api.process.send_signal(number)
+    assert api.process.wait(DEADLINE_S) == 0
+    assert not folder.exists()

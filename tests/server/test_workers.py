@@ -1,0 +1,73 @@
+"""Workers that are dead or stuck are replaced."""
+
+import ctypes
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import DEADLINE_S, ApiProcess, suspend, wait_for, workers
+
+AVAILABLE = '/venues/1/available-benefits?personId=1'
+# requests of ptrace, and the flag of waitpid for threads, which Python does not name
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+WALL = 0x40000000
+
+
+def test_dead_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    [dead] = workers(api)
+    dead.kill()
+    wait_for(lambda: [worker for worker in workers(api) if worker != dead])
+    assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
+    wait_for(lambda: f'Worker (pid:{dead.pid}) was sent SIGKILL' in api.output())
+
+
+@pytest.mark.slow
+def test_stuck_worker_is_replaced_and_the_other_one_serves_meanwhile(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='5')
+    wait_for(lambda: len(workers(api)) == 2)
+    stuck, other = workers(api)
+    suspend(stuck)
+    while workers(api) == [stuck, other]:
+        with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as client:
+            client.sendall(b'GET /live HTTP/1.1\r\nHost: a\r\n\r\n')
+            assert client.recv(1000).startswith(b'HTTP/1.1 200 ')
+    wait_for(lambda: len(workers(api)) == 2 and stuck not in workers(api))
+    assert other in workers(api)
+    assert f'WORKER TIMEOUT (pid:{stuck.pid})' in api.output()
+
+
+@pytest.mark.slow
+def test_worker_whose_loop_is_stuck_is_replaced(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1', API_WORKER_TIMEOUT_S='5')
+    assert api.get(AVAILABLE).status_code == 200
+    [stuck] = workers(api)
+    with stopped_threads(stuck):
+        wait_for(lambda: f'WORKER TIMEOUT (pid:{stuck.pid})' in api.output())
+    wait_for(lambda: [worker for worker in workers(api) if worker != stuck])
+    assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
+
+
+@contextmanager
+def stopped_threads(process: psutil.Process) -> Iterator[None]:
+    """Stop all threads but the first, as a debugger does, and release them when they end."""
+    threads = [thread.id for thread in process.threads() if thread.id != process.pid]
+    libc = ctypes.CDLL(None, use_errno=True)
+    for thread in threads:
+        for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+            if libc.ptrace(request, thread, None, None):
+                pytest.skip(f'no right to stop a thread: {os.strerror(ctypes.get_errno())}')
+        assert os.WIFSTOPPED(os.waitpid(thread, WALL)[1])
+    yield
+    for thread in threads:
+        while os.WIFSTOPPED(os.waitpid(thread, WALL)[1]):
+            pass

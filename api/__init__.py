@@ -6,6 +6,6 @@
 
 from pathlib import Path
 
-VERSION = '1.1.0'
+VERSION = '1.2.0'
 # the contract with clients, of that version
 OPENAPI = Path(__file__).with_name('openapi.json')

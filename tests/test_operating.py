@@ -1,9 +1,7 @@
 """What the pages tell those who operate it: metrics, endpoints, signals, tokens."""
 
-import signal
 from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +12,6 @@ from tests.support import (
     DEADLINE_S,
     ROOT,
     ApiProcess,
-    is_listening,
     run,
     system_program,
     wait_for,
@@ -66,19 +63,6 @@ def test_table_of_endpoints_is_what_answers(api: ApiProcess) -> None:
     paths = [names(row[0])[0] for row in tables()['endpoint']]
     assert paths == ['/live', '/ready', '/metrics']
     assert {api.get(path).status_code for path in paths} == {200}
-
-
-@pytest.mark.parametrize('number', ['SIGQUIT', 'SIGUSR1', 'SIGUSR2'])
-def test_signal_that_is_not_handled_ends_parent_and_workers(
-    sample_url: str, start_api: Callable, tmp_path: Path, number: str
-) -> None:
-    [(_, told)] = [row for row in tables()['signal'] if number in row[0]]
-    assert 'not handled' in told
-    # what a parent leaves that dies like this goes with the test
-    api = start_api(DATABASE_URL=sample_url, TMPDIR=str(tmp_path))
-    api.process.send_signal(signal.Signals[number])
-    assert api.process.wait(DEADLINE_S) == -signal.Signals[number]
-    wait_for(lambda: not is_listening(api.port))
 
 
 @pytest.mark.parametrize(('token', 'printed'), [(TOKEN, '"venueId"'), ('', '/unauthorized"')])

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.faults.load import Load, failures
-from tests.faults.replication import stop_immediately
+from tests.faults.replication import sessions, stop_immediately
 from tests.support import (
     BRIEF,
     DEADLINE_S,
@@ -98,14 +98,13 @@ def test_pool_is_as_large_as_before_after_an_outage(
     own_server: EmbeddedServer, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=own_server.url(), API_WORKERS='1', API_POOL_MIN_SIZE='4', **BRIEF)
-    connections = 'database_connections{state="open"}'
-    wait_for(lambda: metric(api, connections) == 4)
+    wait_for(lambda: sessions(own_server) == 4)
     own_server.terminate()
     assert_unavailable(api)
-    # the pool has given up on connections meanwhile
-    wait_for(lambda: metric(api, connections) < 4)
+    # the pool gives up on connections meanwhile
+    wait_for(lambda: 'error connecting in ' in api.output())
     own_server.start()
-    wait_for(lambda: metric(api, connections) == 4)
+    wait_for(lambda: sessions(own_server) == 4)
 
 
 def test_lost_backend_costs_no_request(
@@ -186,7 +185,7 @@ def test_restart_under_load_costs_no_request_that_comes_after_it(
         # it tries to connect after 1, 2 and 4 s, so whoever comes then has half of it left
         API_POOL_TIMEOUT_S='8',
     )
-    wait_for(lambda: metric(api, 'database_connections{state="idle"}') == 8)
+    wait_for(lambda: sessions(own_server) == 8)
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("insert into venue values (1, 'One')")
         connection.execute("insert into person values (1, 'One')")

@@ -168,7 +168,7 @@ def test_session_that_a_lost_standby_broke_costs_no_request(
         API_POOL_MIN_SIZE='4',
         API_POOL_TIMEOUT_S=str(READY_S),
     )
-    wait_for(lambda: metric(api, 'database_connections{state="idle"}') == 4)
+    wait_for(lambda: sessions(cluster.one) + sessions(cluster.other) == 4)
     kill(cluster.one)
     try:
         for _ in range(8):

@@ -22,7 +22,7 @@ import psutil
 import psycopg
 import pytest
 
-from api.database.functions import FOLDER, load_function
+from api.database.queries import FOLDER, load_query
 from tools.embedded import EmbeddedServer, launch_as, traversable_folder, unprivileged_user
 
 T = TypeVar('T')
@@ -39,7 +39,7 @@ BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
 READY_FOR_QUERY = b'Z\x00\x00\x00\x05I'
 
 numbers = itertools.count(1)
-loaded = functools.cache(load_function)
+loaded = functools.cache(load_query)
 
 
 def until(deadline_s: float = DEADLINE_S) -> Iterator[None]:
@@ -73,7 +73,7 @@ def patient_environment() -> dict[str, str]:
     Its own limits are shorter than some pauses of a loaded machine. A test of one sets it.
     """
     patience = str(DEADLINE_S // 2)  # an answer still comes before its client leaves
-    limits = ('CONNECT', 'POOL', 'STATEMENT')
+    limits = ('POOL', 'STATEMENT')
     return clean_environment() | {f'API_{limit}_TIMEOUT_S': patience for limit in limits}
 
 
@@ -286,9 +286,9 @@ def run_function(
         Its row, the body parsed.
     """
     paths = [folder / f'{name}.sql' for folder in (*folders, FOLDER)]
-    function = loaded(next(path for path in paths if path.exists()))
-    binds = {bind.name: values.get(bind.name) for bind in function.binds}
-    return connection.execute(function.sql, binds).fetchone()
+    query = loaded(next(path for path in paths if path.exists()))
+    parameters = {each.name: values.get(each.name) for each in query.parameters}
+    return connection.execute(query.sql, parameters).fetchone()
 
 
 def body(rows: 'Rows', name: str, **values: object) -> list:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from api.database.functions import FOLDER, load_function
+from api.database.queries import FOLDER, load_query
 from tests.bench.http import write_distant
 from tests.bench.results import AVAILABLE, REPORTS, Results, ratio
 from tests.bench.servers import Server
@@ -57,8 +57,8 @@ def test_ratio_is_the_median_of_the_rounds() -> None:
 
 def test_distant_database_waits_once_for_the_same_answer(sample_url: str, tmp_path: Path) -> None:
     write_distant(tmp_path, 1)
-    near, distant = (load_function(f / f'{AVAILABLE}.sql') for f in (FOLDER, tmp_path))
-    assert distant.binds == near.binds
+    near, distant = (load_query(f / f'{AVAILABLE}.sql') for f in (FOLDER, tmp_path))
+    assert distant.parameters == near.parameters
     values = {'venue_id': 1, 'person_id': 1, 'timestamp': None}
     with psycopg.connect(sample_url) as connection:
         answers = [connection.execute(f.sql, values).fetchone() for f in (near, distant)]

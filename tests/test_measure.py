@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from api.database.functions import FOLDER
+from api.database.queries import FOLDER
 from tests.support import ROOT, Rows, clean_environment, missing, program, system_program
 from tools.embedded import EmbeddedServer
 

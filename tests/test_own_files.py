@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api.database.functions import FOLDER
+from api.database.queries import FOLDER
 from tests.support import ApiProcess, reason, run_check
 
 TOP, INACTIVE = '/venues/top-benefits', '/venues/1/inactivity-periods'

@@ -13,7 +13,7 @@ from msgspec.structs import fields
 
 from api.app import REPORTS
 from api.config import Settings, places
-from api.database.functions import FOLDER
+from api.database.queries import FOLDER
 from api.http.reports import Report
 from tests.pages import BASE, PAGES, PATHS, anchors, blocks, commands, names, tables
 from tests.support import ROOT, ApiProcess, run, system_program
@@ -219,7 +219,7 @@ def test_table_of_reports_is_that_of_the_code() -> None:
         [(file, target)] = re.findall(r'\[(\w+)\.sql\]\((.+)\)', sql)
         assert ROOT / target == FOLDER / f'{file}.sql'
         told[names(request)[0].removeprefix('GET ').partition('?')[0]] = file
-    served = {report.path: report.function for report in REPORTS}
+    served = {report.path: report.query for report in REPORTS}
     lacking = served.keys() - told.keys()
     assert not lacking, f'the table of reports in README.md lacks {lacking}'
     assert told == served

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from api.database.functions import FOLDER, load_function
+from api.database.queries import FOLDER, load_query
 from tests.support import cloned
 from tools.embedded import EmbeddedServer
 
@@ -74,11 +74,11 @@ class Plans:
 
     def of(self, name: str, *, venue: int = BUSY, timestamp: str | None = MOMENT) -> 'Plan':
         """Run a function and return its plan."""
-        function = load_function(FOLDER / f'{name}.sql')
-        types = ', '.join(bind.type for bind in function.binds)
+        function = load_query(FOLDER / f'{name}.sql')
+        types = ', '.join(each.type for each in function.parameters)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
-        values = [known[bind.name] for bind in function.binds]
-        numbers = {bind.name: f'${n}' for n, bind in enumerate(function.binds, start=1)}
+        values = [known[each.name] for each in function.parameters]
+        numbers = {each.name: f'${n}' for n, each in enumerate(function.parameters, start=1)}
         self._connection.execute(f'prepare {name} ({types}) as {function.sql % numbers}')
         marks = ', '.join(['%s'] * len(values))
         [[explained]] = (

@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
-
-from api.config import Settings
 from api.database.bulkhead import Bulkhead
-from api.database.errors import OverloadedError
 from api.database.functions import FOLDER, load_function
 from api.database.sessions import Answer, Sessions
+
+from api.config import Settings
+from api.database.errors import OverloadedError
 from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings
 from tests.support import DEADLINE_S, Rows, locked_uses, wait_for, wait_until_busy

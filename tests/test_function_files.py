@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 
 from api.app import REPORTS
-from api.database.functions import FOLDER, Bind, FunctionFileError, load_function
 from api.http.parameters import http_name
 from tests.support import (
     ORACLES,

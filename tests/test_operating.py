@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
 from tests.support import (
-    DEADLINE_S,
     ROOT,
     ApiProcess,
     run,

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-
-from api.config import Settings
 from api.database.functions import FOLDER, Function, load_function
 from api.database.sessions import Session
+
+from api.config import Settings
 from tests.support import Rows
 from tools.embedded import EmbeddedServer, load
 

@@ -11,11 +11,11 @@ from time import monotonic
 
 import psycopg
 import pytest
+from api.database.functions import FOLDER, load_function
+from api.database.sessions import Session, Sessions
 
 from api.config import Settings
 from api.database.errors import OverloadedError, UnavailableError
-from api.database.functions import FOLDER, load_function
-from api.database.sessions import Session, Sessions
 from api.http.problems import PROBLEMS
 from api.telemetry.metrics import Metrics
 from api.telemetry.timings import Timings

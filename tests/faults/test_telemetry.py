@@ -15,10 +15,10 @@ import httpx
 import psutil
 import pytest
 from api.telemetry.snapshots import HALF_BYTES, Snapshots
+from api.telemetry.stderr import MAX_WAITING
 
 from api.http.problems import PROBLEMS
 from api.telemetry.metrics import Metrics
-from api.telemetry.stderr import MAX_WAITING
 from tests.faults.load import PATHS, Load
 from tests.support import (
     DEADLINE_S,

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import psutil
 import pytest
+from api.database.sessions import Sessions
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import OPENAPI
 from api.config import Settings
-from api.database.sessions import Sessions
 from api.telemetry.metrics import Metrics
 from tests.faults.load import PATHS, Load
 from tests.support import ApiProcess, client_of_each_worker, metric, system_program, wait_for

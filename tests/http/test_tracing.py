@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
+from api.database.sessions import Sessions
 
 from api.config import Settings
-from api.database.sessions import Sessions
 from api.telemetry.log import (
     RENDERERS,
     Debounce,

@@ -1,10 +1,28 @@
 """Clients that do little: idle ones, slow ones, ones that do not read."""
 
+import http.client
 import socket
 import threading
 from contextlib import ExitStack
 
 from tests.support import DEADLINE_S
+
+
+def request(path: str) -> bytes:
+    """Return a request."""
+    return f'GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode()
+
+
+def ask(client: socket.socket, path: str) -> None:
+    """Send a request."""
+    client.sendall(request(path))
+
+
+def read(client: socket.socket) -> tuple[int, bytes]:
+    """Return the status and the body of an answer."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer.status, answer.read()
 
 
 class Crowd:
@@ -37,16 +55,11 @@ class Crowd:
             clients.append(client)
         return clients
 
-    @staticmethod
-    def ask(client: socket.socket, path: str) -> None:
-        """Send a request."""
-        client.sendall(f'GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode())
-
     def drip(self, clients: list[socket.socket], path: str) -> None:
         """Make clients send a request by a byte a second."""
 
         def send() -> None:
-            for byte in f'GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode():
+            for byte in request(path):
                 for client in clients:
                     client.sendall(bytes([byte]))
                 if self._is_over.wait(1):

@@ -1,14 +1,12 @@
 """What clients may keep: connections, time, memory; and never files."""
 
-import http.client
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from api.server.http_server import RESERVED_FILES
-from tests.server.crowd import Crowd
+from tests.server.crowd import Crowd, ask, read
 from tests.support import (
     ApiProcess,
     Rows,
@@ -33,17 +31,17 @@ def test_connection_beyond_the_limit_waits_until_another_one_ends(
     with Crowd(api.port) as crowd:
         first, *others = crowd.connect(limit)
         [late] = crowd.connect(1)
-        crowd.ask(late, '/live')
+        ask(late, '/live')
         for _ in range(20):
-            crowd.ask(first, '/live')
-            assert first.recv(1000).startswith(b'HTTP/1.1 200 ')
+            ask(first, '/live')
+            assert read(first)[0] == 200
         late.setblocking(False)
         with pytest.raises(BlockingIOError):
             late.recv(1)
         late.setblocking(True)
         for other in others[:20]:
             other.close()
-        assert late.recv(1000).startswith(b'HTTP/1.1 200 ')
+        assert read(late)[0] == 200
     assert api.stop() == 0
 
 
@@ -54,7 +52,7 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
     api = start_api(DATABASE_URL=database_url, API_CLIENT_TIMEOUT_S='2')
     with Crowd(api.port) as crowd:
         idle, reading_nothing = crowd.connect(2)
-        crowd.ask(reading_nothing, TOP)
+        ask(reading_nothing, TOP)
         assert idle.recv(1) == b''
         wait_for(lambda: sum(connection_counts(api)) == 0)
 
@@ -71,16 +69,9 @@ def test_full_temporary_folder_costs_nothing(
         with Crowd(api.port) as crowd:
             clients = crowd.connect(4)
             for client in clients:
-                crowd.ask(client, TOP)
+                ask(client, TOP)
             assert api.get('/live').status_code == 200
-            sizes = [len(read(client)) for client in clients]
+            sizes = [len(read(client)[1]) for client in clients]
         assert min(sizes) > 10 * 2**20
         assert [path.name for path in folder.iterdir()] == ['filling']
         api.stop()
-
-
-def read(client: socket.socket) -> bytes:
-    """Return the body of an answer."""
-    answer = http.client.HTTPResponse(client)
-    answer.begin()
-    return answer.read()

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.server.crowd import Crowd
+from tests.server.crowd import Crowd, ask, read
 from tests.support import (
     DEADLINE_S,
     ApiProcess,
@@ -37,8 +37,8 @@ def test_connections_opened_at_once_spread_over_the_workers(
         wait_for(lambda: connection_counts(api) == [0, 0])
         with Crowd(api.port) as crowd:
             for client in crowd.connect(16):
-                client.sendall(b'GET /live HTTP/1.1\r\nHost: a\r\n\r\n')
-                assert client.recv(1000)
+                ask(client, '/live')
+                assert read(client)[0] == 200
             spreads.append(sorted(connection_counts(api)))
         if sum(max(spread) <= 10 for spread in spreads[-20:]) >= 18:
             break
@@ -69,10 +69,10 @@ def test_live_answers_beside_many_clients_at_a_slow_report(
             for number, client in enumerate(clients):
                 # half of them share an answer, the others wait for a turn
                 moment = f'?timestamp=2024-07-01T00:00:{number:02}' if number % 2 else ''
-                crowd.ask(client, TOP + moment)
+                ask(client, TOP + moment)
             wait_until_busy(rows, 'top')
             assert_live_answers_within_a_second(api)
-        assert {client.recv(1000)[:12] for client in clients} == {b'HTTP/1.1 200'}
+        assert {read(client)[0] for client in clients} == {200}
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_live_answers_beside_many_clients_at_ready_while_the_database_is_silent(
         try:
             with Crowd(api.port) as crowd:
                 for client in crowd.connect(400):
-                    crowd.ask(client, '/ready')
+                    ask(client, '/ready')
                 assert_live_answers_within_a_second(api)
                 wait_for(lambda: api.get('/ready').status_code == 503)
         finally:
@@ -107,7 +107,7 @@ def test_live_answers_beside_slow_and_idle_connections(
         crowd.connect(400)
         crowd.drip(crowd.connect(100), AVAILABLE)
         for client in crowd.connect(50):
-            crowd.ask(client, TOP)
+            ask(client, TOP)
         # the first of them have large answers now, which they do not read
         assert api.get(TOP).status_code == 200
         assert_live_answers_within_a_second(api)

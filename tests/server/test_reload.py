@@ -19,7 +19,7 @@ class Reloading(ApiProcess):
     def __init__(self, folder: Path, url: str) -> None:
         self.project = copy_project(folder)
         self.settings = folder / 'settings.toml'
-        self.settings.write_text(f'[database]\nurl = "{url}"\n[http]\ncache_seconds = 1000\n')
+        self.settings.write_text(f'[database]\nurl = "{url}"\n[http]\ncache_s = 1000\n')
         environment = {'API_CONFIG': str(self.settings), 'API_WORKERS': '2'}
         super().__init__(folder, environment, folder_of_project=self.project)
 
@@ -61,13 +61,9 @@ def test_reload_under_load_brings_the_new_version_and_loses_no_request(
             kept.wait_for(50)
             new.wait_for(50)
             version = (f'best{number}', f'alive{number}', f'200{number}')
-            for file, before, after in zip(
-                (reloading.project / SQL, reloading.project / PYTHON, reloading.settings),
-                old,
-                version,
-                strict=True,
-            ):
-                edit(file, before, after)
+            edit(reloading.project / SQL, f"'{old[0]}'", f"'{version[0]}'")
+            edit(reloading.project / PYTHON, f'"{old[1]}"', f'"{version[1]}"')
+            edit(reloading.settings, old[2], version[2])
             old = version
             reloading.reload()
             assert reloading.version() == version
@@ -83,7 +79,7 @@ def test_reload_under_load_brings_the_new_version_and_loses_no_request(
     [
         (SQL, '\nfrom venue\n', '\nfrom vanue\n', r'relation \"vanue\" does not exist'),
         (PYTHON, 'import falcon', 'import falcon from', 'invalid syntax (app.py, line '),
-        ('../settings.toml', '= 1000', '= -1', '[http] cache_seconds: must be a whole number'),
+        ('../settings.toml', '= 1000', '= -1', '[http] cache_s: must be a whole number'),
     ],
     ids=['SQL', 'Python', 'setting'],
 )

@@ -130,7 +130,7 @@ def test_signal_ends_a_service_whose_log_nobody_reads(
 @contextmanager
 def starting(url: str, log: int | None = None, **environment: str) -> Iterator[subprocess.Popen]:
     """Start the service, and do not wait until it serves."""
-    settings = {'DATABASE_URL': url, 'API_PORT': '0', 'API_CONNECT_TIMEOUT_S': '3600'}
+    settings = {'DATABASE_URL': url, 'API_PORT': '0', 'PGCONNECT_TIMEOUT': '3600'}
     with subprocess.Popen(
         [sys.executable, '-m', 'api'],
         cwd=ROOT,

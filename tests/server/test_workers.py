@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,9 +35,7 @@ def test_stuck_worker_is_replaced_and_the_other_one_serves_meanwhile(
     stuck, other = workers(api)
     suspend(stuck)
     while workers(api) == [stuck, other]:
-        with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as client:
-            client.sendall(b'GET /live HTTP/1.1\r\nHost: a\r\n\r\n')
-            assert client.recv(1000).startswith(b'HTTP/1.1 200 ')
+        assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
     wait_for(lambda: len(workers(api)) == 2 and stuck not in workers(api))
     assert other in workers(api)
     assert f'WORKER TIMEOUT (pid:{stuck.pid})' in api.output()

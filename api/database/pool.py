@@ -19,6 +19,9 @@ from api.telemetry.timings import Timings
 # the columns of a query: the body where libpq has put it, and the parameter that names nothing
 Answer = tuple[memoryview, str | None]
 
+# seconds that a ping waits for a connection
+PING_S = 1.0
+
 # its warnings say why there is no connection; it also logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
 
@@ -88,34 +91,44 @@ class Pool:
             raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
 
     def ping(self) -> None:
-        """Ask the database for a sign of life.
+        """Ask the database for a sign of life; wait at most PING_S for a connection.
 
         Raises:
             DatabaseError: It gives none in time.
         """
         try:
-            self._run(lambda connection: connection.ping(), Timings())
+            self._run(lambda connection: connection.ping(), Timings(), PING_S)
         except psycopg.Error as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
 
-    def _run(self, statement: Callable[[Connection], psycopg.Cursor], timings: Timings) -> Any:
+    def _run(
+        self,
+        statement: Callable[[Connection], psycopg.Cursor],
+        timings: Timings,
+        timeout_s: float | None = None,
+    ) -> Any:
         """Run a statement that only reads; run it again if it failed through no fault of its own.
 
         That is when the connection broke, when a standby cancelled it to keep up with its primary,
         or PostgreSQL to end a deadlock.
         """
         try:
-            return self._run_once(statement, timings)
+            return self._run_once(statement, timings, timeout_s)
         except ConnectionLostError:
             self._pool.drain()  # the other connections may be broken too
         except (SerializationFailure, DeadlockDetected):
             pass
         metrics.retries.inc()
-        return self._run_once(statement, timings)
+        return self._run_once(statement, timings, timeout_s)
 
-    def _run_once(self, statement: Callable[[Connection], psycopg.Cursor], timings: Timings) -> Any:
+    def _run_once(
+        self,
+        statement: Callable[[Connection], psycopg.Cursor],
+        timings: Timings,
+        timeout_s: float | None,
+    ) -> Any:
         with timings.waiting():
-            connection = self._get_connection()
+            connection = self._get_connection(timeout_s)
         self._in_use.add(connection)
         started = perf_counter()
         try:
@@ -130,13 +143,13 @@ class Pool:
             self._in_use.discard(connection)
             self._pool.putconn(connection)
 
-    def _get_connection(self) -> Connection:
+    def _get_connection(self, timeout_s: float | None) -> Connection:
         try:
             if self._pool._pool:  # there is an idle connection; get_stats() takes 8 microseconds
                 return self._pool.getconn()
             self._before_waiting()
             with metrics.waiting.track_inprogress():
-                return self._pool.getconn()
+                return self._pool.getconn(timeout_s)
         except TooManyRequests:
             raise OverloadedError('overloaded') from None
         except PoolTimeout:

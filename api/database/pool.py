@@ -21,13 +21,10 @@ Answer = tuple[memoryview, str | None]
 
 # seconds that a ping waits for a connection
 PING_S = 1.0
+PASSING = (SerializationFailure, DeadlockDetected)
 
 # its warnings say why there is no connection; it also logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
-
-
-class ConnectionLostError(psycopg.OperationalError):
-    """The connection broke during a statement, or the server is about to break it."""
 
 
 class Pool:
@@ -91,7 +88,7 @@ class Pool:
             raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
 
     def ping(self) -> None:
-        """Ask the database for a sign of life; wait at most PING_S for a connection.
+        """Ask the database for a sign of life.
 
         Raises:
             DatabaseError: It gives none in time.
@@ -106,42 +103,34 @@ class Pool:
         statement: Callable[[Connection], psycopg.Cursor],
         timings: Timings,
         timeout_s: float | None = None,
+        *,
+        is_second: bool = False,
     ) -> Any:
-        """Run a statement that only reads; run it again if it failed through no fault of its own.
+        """Run a statement that only reads, and once more if it failed through no fault of its own.
 
         That is when the connection broke, when a standby cancelled it to keep up with its primary,
         or PostgreSQL to end a deadlock.
         """
-        try:
-            return self._run_once(statement, timings, timeout_s)
-        except ConnectionLostError:
-            self._pool.drain()  # the other connections may be broken too
-        except (SerializationFailure, DeadlockDetected):
-            pass
-        metrics.retries.inc()
-        return self._run_once(statement, timings, timeout_s)
-
-    def _run_once(
-        self,
-        statement: Callable[[Connection], psycopg.Cursor],
-        timings: Timings,
-        timeout_s: float | None,
-    ) -> Any:
-        with timings.waiting():
-            connection = self._get_connection(timeout_s)
+        asked = perf_counter()
+        connection = self._get_connection(timeout_s)
         self._in_use.add(connection)
         started = perf_counter()
+        timings.pool_s += started - asked
         try:
             return statement(connection).fetchone()
         except psycopg.OperationalError as ex:
-            # PostgreSQL may end a parallel worker first, and the connection's own process next
-            if connection.broken or isinstance(ex, AdminShutdown):
-                raise ConnectionLostError from ex
-            raise
+            # PostgreSQL may end a parallel worker first, and the connection's process next
+            is_lost = connection.broken or isinstance(ex, AdminShutdown)
+            if is_second or not (is_lost or isinstance(ex, PASSING)):
+                raise
+            if is_lost:
+                self._pool.drain()  # the other connections may be broken too
         finally:
             timings.database_s += perf_counter() - started
             self._in_use.discard(connection)
             self._pool.putconn(connection)
+        metrics.retries.inc()
+        return self._run(statement, timings, timeout_s, is_second=True)
 
     def _get_connection(self, timeout_s: float | None) -> Connection:
         try:

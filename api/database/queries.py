@@ -19,6 +19,7 @@ HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 PARAMETER = re.compile(r'\s*(select\s+)?(?P<optional>coalesce\()?:(?P<name>\w+)::(?P<type>\w+)')
 # what psql, pgbench and psycopg take for a parameter, also in comments and literals
 PLACEHOLDER = re.compile(r'(?<!:):(\w+)|%')
+COMMENT = re.compile(r'^ *--.*$', re.MULTILINE)
 FIRST_WORD = re.compile(r'^(?!--)\s*\w+', re.MULTILINE)
 
 
@@ -42,8 +43,9 @@ class Query:
     Attributes:
         name: The name of the file without .sql.
         path: The file.
-        sql: The whole file, for psycopg. A comment after the first word names the file, as
-            pg_stat_statements drops the comments before it.
+        sql: The query for psycopg, which knows again what is no longer than 4096 characters: so
+            comments are empty lines, but for the first line, and one after the first word, since
+            pg_stat_statements drops those before it.
         parameters: The parameters, in their order in the query.
     """
 
@@ -105,5 +107,7 @@ def load_query(path: Path) -> Query:
     names = header[2].replace(',', ' ').split()
     if sorted(names) != sorted(parameter.name for parameter in parameters):
         raise QueryFileError(f'{path}: each of {names} must stand in the query once')
-    sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', PLACEHOLDER.sub(r'%(\1)s', text), count=1)
+    first, rest = text.split('\n', 1)
+    sql = PLACEHOLDER.sub(r'%(\1)s', f'{first}\n{COMMENT.sub("", rest)}')
+    sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', sql, count=1)
     return Query(path.stem, path, sql, tuple(parameters))

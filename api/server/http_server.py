@@ -1,4 +1,4 @@
-"""waitress on a worker's listening sockets: limits, balance, problem documents."""
+"""waitress on a worker's listening sockets: limits, problem documents, balanced connections."""
 
 import errno
 import re
@@ -87,47 +87,21 @@ class ProblemTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A client's connection.
-
-    waitress does not watch a connection during an answer, and wakes the loop after every answer to
-    watch it again. Here the loop watches on, so only few answers have to wake it.
-    """
+    """A client's connection."""
 
     parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
-    _has_early_data = False
-
-    def readable(self) -> bool:
-        """Tell whether to watch for data from the client (called by waitress)."""
-        if self.requests:
-            return not self._has_early_data
-        self._has_early_data = False
-        return super().readable()
-
-    def handle_read(self) -> None:
-        """Read, unless the data came before the answer was complete: then it waits."""
-        if self.requests:
-            self._has_early_data = True
-        else:
-            super().handle_read()
-
-    def service(self) -> None:
-        """Answer a request (called by a thread of the worker)."""
-        super().service()
-        if self._has_early_data or self.writable():
-            self.server.task_dispatcher.wake_loop()
 
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            hand_over_loop()
-            self.server.task_dispatcher.wake_loop()
+            hand_over_loop(is_idle=True)
             super()._flush_outbufs_below_high_watermark()
 
 
 class BalancedSocket(socket.socket):
-    """A listening socket of several workers, of which each accepts about as many connections.
+    """A listening socket that several workers share.
 
     A worker that has more connections than another one leaves a new one to it, for MAX_SKIPPED_S at
     most: the other worker may be stuck.
@@ -164,6 +138,9 @@ def create_servers(
         threads: The threads that run the servers.
         client_timeout_s: Seconds after which a client that neither sends nor reads is disconnected.
     """
+    for each in sockets:
+        if hasattr(socket, 'TCP_USER_TIMEOUT') and each.family != socket.AF_UNIX:
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000)
     create_server(
         application,
         threads.map,
@@ -182,13 +159,13 @@ def create_servers(
     servers = [watched for watched in threads.map.values() if isinstance(watched, BaseWSGIServer)]
     for server in servers:
         server.channel_class = Channel
-        server.pull_trigger = lambda: None  # Channel wakes the loop where that is needed
+        server.pull_trigger = threads.wake_loop
         server.handle_accept = partial(accept_waiting, server)
     return servers
 
 
 def accept_waiting(server: BaseWSGIServer) -> None:
-    """Accept the clients that wait; waitress would accept one whenever the loop runs."""
+    """Accept all clients that wait; waitress accepts one whenever the loop runs."""
     watched = 0
     while watched < (watched := len(server._map)) < server.adj.connection_limit:
         BaseWSGIServer.handle_accept(server)

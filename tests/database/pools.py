@@ -1,0 +1,23 @@
+"""Pools of the tests' own, on the test's database."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from api.config import Settings
+from api.database.pool import Pool
+from tests.support import DEADLINE_S
+
+
+def patient(url: str, **settings: object) -> Settings:
+    """Return settings with which nothing times out, unless they are overridden."""
+    limits = {'pool_timeout_s': DEADLINE_S, 'statement_timeout_s': 2.0 * DEADLINE_S}
+    return Settings(database_url=url, **limits | settings)
+
+
+@contextmanager
+def open_pool(
+    settings: Settings, before_waiting: Callable[[], None] = lambda: None
+) -> Iterator[Pool]:
+    """Open a pool; closes it at the end of the block."""
+    with closing(Pool(settings, before_waiting)) as pool:
+        yield pool

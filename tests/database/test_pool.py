@@ -1,0 +1,163 @@
+"""Connections: how they are set up, how long they wait, and that a broken one costs no request."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from api.config import Settings
+from api.database import connection
+from api.database.connection import LATE_ANSWERS, PROBE_EVERY, Connection, connection_parameters
+from api.database.errors import OverloadedError, UnavailableError
+from api.database.pool import Answer, Pool
+from api.database.queries import FOLDER, load_query
+from api.telemetry import metrics
+from api.telemetry.timings import Timings
+from tests.database.pools import open_pool, patient
+from tests.support import DEADLINE_S, Rows, free_port, locked_uses, wait_for, wait_until_busy
+
+QUERY = load_query(FOLDER / 'available_benefits.sql')
+OURS = (
+    "from pg_stat_activity where application_name like 'membership-benefits-api/%'"
+    ' and datname = current_database()'
+)
+
+
+def fetch(pool: Pool) -> Answer:
+    """Ask what is available to person 1 at venue 1."""
+    return pool.fetch(QUERY, {'venue_id': 1, 'person_id': 1, 'timestamp': None}, Timings())
+
+
+@contextmanager
+def connected(url: str, **settings: object) -> Iterator[Connection]:
+    """Connect as the pool does."""
+    configured = Settings(database_url=url, **settings)
+    with Connection.connect(**connection_parameters(configured)) as opened:
+        opened.set_up(configured)
+        yield opened
+
+
+def test_connection_is_set_up_as_configured(database_url: str) -> None:
+    names = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')
+    url = f'{database_url}&client_encoding=LATIN1&options=-c%20timezone%3DAsia/Kathmandu'
+    with connected(url, statement_timeout_s=7) as opened:
+        found = [opened.execute(f'show {name}').fetchone()[0] for name in names]
+    assert found == ['7s', 'UTC', 'on', 'UTF8']
+
+
+def test_server_cancels_in_time_and_the_connection_stays(database_url: str) -> None:
+    with connected(database_url, statement_timeout_s=0.5) as opened:
+        opened.patience_s = DEADLINE_S
+        for _ in range(5):
+            with pytest.raises(psycopg.errors.QueryCanceled, match='statement timeout'):
+                opened.execute('select pg_sleep(60)')
+
+
+def test_other_requests_go_on_at_once_if_answers_come_late(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[None] = []
+    with connected(database_url) as opened:
+        opened.before_waiting = lambda: waits.append(None)
+        monkeypatch.setattr(connection, 'EAGER_S', DEADLINE_S)
+        opened.execute('select 1')
+        assert len(waits) == 0  # a quick answer costs no switch to another thread
+        monkeypatch.setattr(connection, 'EAGER_S', 0.01)
+        for _ in range(LATE_ANSWERS):
+            opened.execute('select pg_sleep(0.1)')
+        assert len(waits) == LATE_ANSWERS
+        # from now on it is called at once, but for one exchange in many
+        monkeypatch.setattr(connection, 'EAGER_S', DEADLINE_S)
+        for _ in range(PROBE_EVERY):
+            opened.execute('select 1')
+        assert LATE_ANSWERS < len(waits) < LATE_ANSWERS + PROBE_EVERY
+        # that one came quickly, so the next ones do not call it
+        before = len(waits)
+        opened.execute('select 1')
+        assert len(waits) == before
+
+
+def test_full_pool_refuses_at_once_or_after_the_timeout(rows: Rows, database_url: str) -> None:
+    settings = patient(database_url, pool_size=1, pool_max_waiting=2, pool_timeout_s=5)
+    with (
+        open_pool(settings) as pool,
+        ThreadPoolExecutor() as clients,
+        locked_uses(database_url),
+    ):
+        running = clients.submit(fetch, pool)
+        wait_until_busy(rows)
+        waiting = clients.submit(fetch, pool)
+        wait_for(lambda: pool._pool.get_stats()['requests_waiting'] == 1)
+        with pytest.raises(OverloadedError):
+            fetch(pool)
+        assert not waiting.done()
+        assert isinstance(waiting.exception(DEADLINE_S), OverloadedError)
+        assert not running.done()
+
+
+def test_database_that_cannot_be_reached_is_unavailable() -> None:
+    settings = patient(f'host=127.0.0.1 port={free_port()}', pool_timeout_s=0.5)
+    with open_pool(settings) as pool, pytest.raises(UnavailableError):
+        fetch(pool)
+
+
+def retries() -> float:
+    """Return how many statements ran again in this process."""
+    return metrics.retries._value.get()
+
+
+def end_connections(rows: Rows) -> None:
+    """End all of the pool's connections on the server."""
+    rows.connection.execute(f'select pg_terminate_backend(pid) {OURS}')
+    wait_for(lambda: rows.connection.execute(f'select 1 {OURS}').fetchone() is None)
+
+
+def test_connections_that_break_at_the_same_time_cost_no_request(
+    rows: Rows, database_url: str
+) -> None:
+    with open_pool(patient(database_url)) as pool, ThreadPoolExecutor() as clients:
+        before = retries()
+        with locked_uses(database_url):
+            answers: list[Future[Answer]] = [clients.submit(fetch, pool) for _ in range(4)]
+            wait_until_busy(rows, count=4)
+            rows.connection.execute(f'select pg_terminate_backend(pid) {OURS}')
+            wait_for(lambda: retries() == before + 4)
+        assert [bytes(answer.result(DEADLINE_S)[0]) for answer in answers] == [b'[]'] * 4
+        # idle ones: the first that is found broken drains the pool
+        wait_for(lambda: pool._pool.get_stats()['pool_available'] == 4)
+        end_connections(rows)
+        for _ in range(8):
+            assert bytes(fetch(pool)[0]) == b'[]'
+        assert retries() == before + 5
+
+
+@pytest.mark.parametrize(
+    'failure',
+    [
+        'perform pg_terminate_backend(pg_backend_pid())',
+        "raise serialization_failure using message = 'again'",
+        "raise deadlock_detected using message = 'again'",
+    ],
+    ids=['connection lost', '40001', '40P01'],
+)
+def test_statement_that_fails_twice_is_not_run_again(
+    rows: Rows, database_url: str, failure: str
+) -> None:
+    rows.benefit(1)
+    for statement in (
+        'create sequence runs',
+        'create function fail() returns boolean language plpgsql as'
+        f" $$ begin perform nextval('runs'); {failure}; return true; end $$",
+        'alter table benefit rename to benefit_rows',
+        'create view benefit as select * from benefit_rows where fail()',
+    ):
+        rows.connection.execute(statement)
+    # a sequence is not for connections that only read
+    with open_pool(patient(database_url, session_settings=False)) as pool:
+        with pytest.raises(UnavailableError, match='database unavailable: '):
+            fetch(pool)
+        assert rows.connection.execute('select last_value from runs').fetchone() == (2,)
+        rows.connection.execute('create or replace view benefit as select * from benefit_rows')
+        assert bytes(fetch(pool)[0]).startswith(b'[{')

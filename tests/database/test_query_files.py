@@ -1,0 +1,258 @@
+"""The SQL files do what their users expect: in psql, in pgbench, as a fourth report."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psycopg
+import pytest
+
+from api.app import REPORTS
+from api.database.queries import FOLDER, Parameter, QueryFileError, find_query, load_query
+from api.http.parameters import http_name
+from tests.support import (
+    ORACLES,
+    PLAIN,
+    ROOT,
+    ApiProcess,
+    clean_environment,
+    copy_project,
+    edit,
+    program,
+    run,
+)
+from tools.embedded import EmbeddedServer
+
+FILES = sorted(FOLDER.glob('*.sql'))
+# with those that a site can choose instead
+ALL_FILES = FILES + sorted(PLAIN.glob('*.sql'))
+MOMENT = '2024-07-01T12:00:00+00:00'
+every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
+# what a report is asked with where it asks for it
+VALUES = {'venue_id': '1', 'person_id': '1', 'timestamp': MOMENT}
+TESTS = ROOT / 'tests' / 'functions'
+
+
+def url(path: Path, timestamp: str) -> str:
+    """Return the URL of a file's report, as of a moment."""
+    [report] = [report for report in REPORTS if report.query == path.stem]
+    values = {
+        http_name(each.name): (VALUES | {'timestamp': timestamp})[each.name]
+        for each in load_query(path).parameters
+    }
+    # what the path does not name goes to the query string
+    query = {name: values[name] for name in values if f'{{{name}}}' not in report.path}
+    return f'{report.path.format(**values)}?{urlencode(query)}'
+
+
+def test_every_file_has_a_route_and_every_route_a_file() -> None:
+    lacking = {path.stem for path in FILES} - {report.query for report in REPORTS}
+    assert not lacking, f'REPORTS in api/app.py has no line for {lacking}'
+    assert sorted(report.query for report in REPORTS) == [path.stem for path in FILES]
+    for report in REPORTS:
+        assert report.path.rsplit('/', 1)[1] == report.query.replace('_', '-')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_file_has_tests_and_another_form(path: Path) -> None:
+    tests = TESTS / f'test_{path.stem}.py'
+    assert tests.exists(), f'{path.name} lacks {tests.relative_to(ROOT)}'
+    others = [(folder / path.name).exists() for folder in ORACLES]
+    assert any(others), f'{path.name} lacks another form, in db/plain or tests/functions/oracle'
+
+
+@every_file
+def test_file_names_its_route(path: Path) -> None:
+    [route] = [report.path for report in REPORTS if report.query == path.stem]
+    line = rf'^-- Serves +GET {re.escape(route)}$'
+    assert re.search(line, path.read_text(), re.MULTILINE), f'{path.name} lacks: Serves GET {route}'
+
+
+@every_file
+def test_file_in_psql_gives_the_bytes_of_the_http_body(
+    server: EmbeddedServer, api: ApiProcess, sample_url: str, path: Path
+) -> None:
+    psql = [program(server, 'psql'), sample_url, '-X', '-At', '-v', 'ON_ERROR_STOP=1']
+    psql += ['-v', 'venue_id=1', '-v', 'person_id=1', '-f', str(path)]
+    printed = run(*psql, '-v', f"timestamp='{MOMENT}'")
+    assert printed.removesuffix('|\n').encode() == api.get(url(path, MOMENT)).content
+    # and NULL is now
+    assert run(*psql, '-v', 'timestamp=NULL').startswith('[{')
+
+
+@pytest.mark.parametrize('mode', ['simple', 'extended', 'prepared'])
+@every_file
+def test_file_is_a_pgbench_script(
+    server: EmbeddedServer, sample_url: str, path: Path, mode: str
+) -> None:
+    timestamp = 'NULL' if mode == 'simple' else 'now'
+    printed = run(
+        *[program(server, 'pgbench'), '-n', '-M', mode, '-t', '7', '-f', str(path)],
+        *['-D', 'venue_id=1', '-D', 'person_id=1', '-D', f'timestamp={timestamp}'],
+        sample_url,
+    )
+    assert 'number of transactions actually processed: 7/7' in printed
+
+
+FOURTH = """\
+-- name: busiest_days(venue_id, since, timestamp)^
+-- Days of a venue.
+with params as (
+    select
+        :venue_id::bigint as venue_id,
+        :since::timestamptz at time zone 'UTC' as since,
+        coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
+)
+
+select json_build_array(params.venue_id, params.since) as body, null::text as missing from params;
+"""
+ROUTE = "    Report('/venues/{venueId}/busiest-days', 'busiest_days'),\n"
+
+
+def add_route(project: Path, line: str = ROUTE) -> None:
+    """Add a line to the table of reports."""
+    edit(project / 'api' / 'app.py', 'REPORTS = (\n', f'REPORTS = (\n{line}')
+
+
+def test_fourth_report_is_one_file_and_one_line(sample_url: str, tmp_path: Path) -> None:
+    project = copy_project(tmp_path)
+    (project / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
+    add_route(project)
+    api = ApiProcess(tmp_path, {'DATABASE_URL': sample_url}, folder_of_project=project)
+    try:
+        path = '/venues/7/busiest-days'
+        assert api.get(f'{path}?since=2024-07-01').json() == [7, '2024-07-01T00:00:00']
+        assert api.get(path).json()['detail'] == 'since is required'
+        assert api.get('/venues/x/busiest-days').status_code == 400
+    finally:
+        api.stop()
+
+
+@pytest.mark.slow
+def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
+    project = tmp_path / 'project'
+    ignore = shutil.ignore_patterns('.*', '__pycache__', 'node_modules')
+    shutil.copytree(ROOT, project, ignore=ignore)
+    (project / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
+
+    def told() -> str:
+        """Run the tests that need no database; returns what they print."""
+        words = ['tests/database/test_query_files.py', 'tests/test_readme.py']
+        words += ['tests/http/test_openapi.py', '-k', 'route or another_form or reports']
+        finished = subprocess.run(
+            [sys.executable, '-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', *words],
+            cwd=project,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 1, finished.stdout + finished.stderr
+        return finished.stdout
+
+    assert "REPORTS in api/app.py has no line for {'busiest_days'}" in told()
+    add_route(project)
+    output = told()
+    for lacking in (
+        'busiest_days.sql lacks: Serves GET /venues/{venueId}/busiest-days',
+        'busiest_days.sql lacks tests/functions/test_busiest_days.py',
+        "api/openapi.json lacks {'/venues/{venueId}/busiest-days'}",
+        "the table of reports in README.md lacks {'/venues/{venueId}/busiest-days'}",
+        'README.md shows no request and answer for some of',
+    ):
+        assert lacking in output, output
+
+
+def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    path.write_text(FOURTH.replace('select json', 'select :since::timestamptz, json', 1))
+    path.write_text(path.read_text().replace(":since::timestamptz at time zone 'UTC'", 'now()'))
+    assert load_query(path).parameters == (
+        Parameter('venue_id', 'bigint', is_optional=False),
+        Parameter('timestamp', 'timestamptz', is_optional=True),
+        Parameter('since', 'timestamptz', is_optional=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (FOURTH, '', r' line 1: must be -- name: busiest_days\(parameter, ...\)\^'),
+        ('busiest_days(', 'other(', ' line 1: must be -- name: busiest_days'),
+        (')^\n', ')\n', ' line 1: must be -- name: busiest_days'),
+        (', since', '', ": each of .*'venue_id', 'timestamp'.* must stand in the query once"),
+        ('(venue_id', '(unused, venue_id', ": each of .*'unused'.* must stand in the query once"),
+        ('select json', 'select :since::timestamptz, json', ': each of .* once'),
+        ('null::text', ':since::text', ' line 10: :since is allowed as a parameter only'),
+        (':since::timestamptz', ':since', ' line 6: :since is allowed'),
+        (':since::', 'date :since::', ' line 6: :since is allowed'),
+        ('coalesce(:', 'coalesce(nullif(:', ' line 7: :timestamp is allowed'),
+        ('Days of', 'Days :of', ' line 2: :of is allowed'),
+        ('Days of', '100 % of', ' line 2: % is allowed'),
+        ('Days of', 'Tage f\udcfcr', ": 'utf-8' codec can't decode"),
+    ],
+)
+def test_file_that_breaks_the_rule_is_refused_with_its_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    path.write_bytes(FOURTH.encode())
+    load_query(path)
+    assert old in FOURTH
+    path.write_bytes(FOURTH.replace(old, new, 1).encode(errors='surrogateescape'))
+    with pytest.raises(QueryFileError, match=f'^{re.escape(str(path))}{message}'):
+        load_query(path)
+
+
+def test_file_of_a_site_replaces_one_with_the_same_parameters(tmp_path: Path) -> None:
+    name = 'inactivity_periods'
+    path = tmp_path / f'{name}.sql'
+    assert find_query(name, [str(tmp_path)]).path == FOLDER / path.name
+    shutil.copy(PLAIN / path.name, path)
+    assert find_query(name, [str(tmp_path), str(PLAIN)]).path == path
+    edit(path, ':venue_id::bigint', ':venue_id::timestamptz')
+    with pytest.raises(QueryFileError, match=f'{path}: must have the parameters of {FOLDER}'):
+        find_query(name, [str(tmp_path)])
+    with pytest.raises(QueryFileError, match='nowhere: No such file or directory'):
+        find_query(name, [str(tmp_path / 'nowhere')])
+
+
+def test_position_of_an_error_is_told_as_a_line_of_the_file(
+    database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    path.write_text('\ufeff' + FOURTH.replace('params.since)', 'params.nothing)'))
+    query = load_query(path)
+    values = dict.fromkeys((each.name for each in query.parameters), None)
+    with (
+        psycopg.connect(database_url) as connection,
+        pytest.raises(psycopg.errors.UndefinedColumn) as raised,
+    ):
+        connection.execute(query.sql, values)
+    assert query.line_at(raised.value.diag.statement_position) == ' line 10'
+    assert query.line_at(None) == ''
+
+
+@pytest.mark.parametrize(
+    ('file', 'line', 'message'),
+    [
+        (FOURTH, ROUTE.replace('venueId', 'venue'), 'needs a parameter for venue'),
+        (
+            FOURTH.replace('since::timestamptz', 'since::date'),
+            ROUTE,
+            ':since must be cast to bigint or timestamptz',
+        ),
+        (FOURTH, "    Report('/nothing', 'nothing'),\n", 'nothing.sql: No such file or directory'),
+    ],
+)
+def test_route_that_does_not_fit_its_file_ends_the_start_with_one_line(
+    tmp_path: Path, file: str, line: str, message: str
+) -> None:
+    project = copy_project(tmp_path)
+    (project / 'db' / 'functions' / 'busiest_days.sql').write_text(file)
+    add_route(project, line)
+    with pytest.raises(AssertionError, match='error: .*' + re.escape(message)):
+        ApiProcess(tmp_path, {'DATABASE_URL': 'host=a'}, folder_of_project=project)

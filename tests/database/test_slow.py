@@ -1,0 +1,139 @@
+"""Slow queries: identical requests share an answer, few run at once, and the rest is refused."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from time import monotonic
+
+import pytest
+
+from api.database.errors import OverloadedError, TimedOutError
+from api.database.pool import Answer
+from api.database.queries import FOLDER, load_query
+from api.database.slow import SlowQueries
+from api.telemetry.timings import Timings
+from tests.database.pools import open_pool, patient
+from tests.support import DEADLINE_S, Rows, locked_uses, wait_for, wait_until_busy
+
+QUERY = load_query(FOLDER / 'top_benefits.sql')
+
+
+class Clients:
+    """Threads that run slow queries on a pool of two connections.
+
+    Attributes:
+        waits: One entry for each time that a thread was about to wait for a turn or an answer.
+        pool: The pool.
+    """
+
+    def __init__(self, stack: ExitStack, url: str, **limits: object) -> None:
+        self.waits: list[None] = []
+        self.pool = stack.enter_context(open_pool(patient(url, pool_size=2)))
+        # their limits are not those of the pool, so that the running query is not cancelled
+        settings = patient(url, **limits)
+        self._slow = SlowQueries(self.pool, settings, lambda: self.waits.append(None))
+        self._threads = stack.enter_context(ThreadPoolExecutor(8))
+
+    def ask(self, day: int) -> Answer:
+        """Ask for the report as of a day."""
+        return self._slow.fetch(QUERY, {'timestamp': f'2024-07-{day:02}'}, Timings())
+
+    def begin(self, day: int) -> Future[Answer]:
+        """Ask in a thread."""
+        return self._threads.submit(self.ask, day)
+
+
+@pytest.fixture
+def start(rows: Rows, database_url: str) -> Iterator[Callable[..., Clients]]:
+    """Return a function that starts clients; its arguments are settings of the slow queries."""
+    with ExitStack() as stack:
+        yield lambda **limits: Clients(stack, database_url, **limits)
+
+
+def running(rows: Rows) -> int:
+    """Return how many queries run."""
+    query = (
+        "select count(*) from pg_stat_activity where query like '-- name: top_benefits%'"
+        " and datname = current_database() and state = 'active'"
+    )
+    return rows.connection.execute(query).fetchone()[0]
+
+
+def test_identical_requests_run_one_statement(
+    rows: Rows, database_url: str, start: Callable[..., Clients]
+) -> None:
+    clients = start(slow_reports_at_once=2)
+    with locked_uses(database_url):
+        answers = [clients.begin(1)]
+        wait_until_busy(rows, 'top')
+        answers += [clients.begin(1) for _ in range(3)]
+        wait_for(lambda: len(clients.waits) == 3)
+        assert running(rows) == 1
+        other = clients.begin(2)
+        wait_until_busy(rows, 'top', 2)
+    first = answers[0].result(DEADLINE_S)
+    assert all(answer.result(DEADLINE_S) is first for answer in answers)
+    assert other.result(DEADLINE_S) is not first
+    # the answer is not kept
+    assert clients.ask(1) is not first
+
+
+def test_few_run_at_once_and_one_too_many_is_refused(
+    rows: Rows, database_url: str, start: Callable[..., Clients]
+) -> None:
+    clients = start(pool_max_waiting=2)  # of which one for slow queries
+    with locked_uses(database_url):
+        answers = [clients.begin(1)]
+        wait_until_busy(rows, 'top')
+        answers.append(clients.begin(2))
+        wait_for(lambda: len(clients.waits) == 1)
+        for day in (1, 3):  # an identical request, and one that needs a turn
+            with pytest.raises(OverloadedError):
+                clients.ask(day)
+        assert running(rows) == 1
+        clients.pool.ping()  # a connection is left
+    for answer in answers:
+        assert bytes(answer.result(DEADLINE_S)[0]).startswith(b'[')
+    # turn and waiting slot are free again
+    with locked_uses(database_url):
+        answers = [clients.begin(day) for day in (1, 2)]
+        wait_for(lambda: len(clients.waits) == 2)
+    for answer in answers:
+        answer.result(DEADLINE_S)
+
+
+def test_every_wait_has_a_timeout(
+    rows: Rows, database_url: str, start: Callable[..., Clients]
+) -> None:
+    clients = start(pool_timeout_s=0.4, statement_timeout_s=0.4)
+    with locked_uses(database_url):
+        first = clients.begin(1)
+        wait_until_busy(rows, 'top')
+        begun = monotonic()
+        with pytest.raises(OverloadedError):
+            clients.ask(2)  # a turn
+        assert monotonic() - begun >= 0.4
+        with pytest.raises(OverloadedError):
+            clients.ask(1)  # an identical answer
+        assert monotonic() - begun >= 0.4 + 1.2
+        assert not first.done()
+    first.result(DEADLINE_S)
+
+
+def test_each_request_raises_an_exception_of_its_own(
+    rows: Rows, database_url: str, start: Callable[..., Clients]
+) -> None:
+    clients = start()
+    with locked_uses(database_url):
+        answers = [clients.begin(1)]
+        wait_until_busy(rows, 'top')
+        answers += [clients.begin(1) for _ in range(3)]
+        wait_for(lambda: len(clients.waits) == 3)
+        rows.connection.execute(
+            'select pg_cancel_backend(pid) from pg_stat_activity'
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        raised = [answer.exception(DEADLINE_S) for answer in answers]
+    assert [type(each) for each in raised] == [TimedOutError] * 4
+    assert {str(each) for each in raised} == {'statement cancelled: 57014'}
+    assert len({id(each) for each in raised}) == 4

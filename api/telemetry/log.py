@@ -135,7 +135,7 @@ class BatchListener(QueueListener):
 
     def dequeue(self, block: bool) -> logging.LogRecord | None:
         """Return the next record; None ends the thread (called by the base class)."""
-        if self.queue.empty():
+        if self.queue.empty() or len(self._lines) >= MAX_LINES:
             self._write_lines()
         record = self.queue.get(block)
         if record is None:

@@ -1,59 +1,59 @@
-"""A session of the service prepares each function file once, whatever the values."""
+"""A connection prepares each SQL file once, whatever the values."""
 
 from collections.abc import Iterator
 
 import psycopg
 import pytest
-from api.database.functions import FOLDER, Function, load_function
-from api.database.sessions import Session
 
 from api.config import Settings
+from api.database.connection import Connection
+from api.database.queries import FOLDER, Query, load_query
 from tests.support import Rows
 from tools.embedded import EmbeddedServer, load
 
-FUNCTIONS = [load_function(path) for path in sorted(FOLDER.glob('*.sql'))]
+QUERIES = [load_query(path) for path in sorted(FOLDER.glob('*.sql'))]
 IDS = [1, 2**15, 2**31, 2**63 - 1]
 TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0002-01-01T00:00:00.000001+00:00']
 
 
 @pytest.fixture
-def session(rows: Rows, database_url: str) -> Iterator[Session]:
-    """Return a session that is set up as those of the service's pool."""
+def connection(rows: Rows, database_url: str) -> Iterator[Connection]:
+    """Return a connection that is set up as those of the pool."""
     rows.benefit(1)
-    with Session.connect(database_url, autocommit=True) as connection:
-        connection.set_up(Settings(database_url=database_url))
-        yield connection
+    with Connection.connect(database_url, autocommit=True) as opened:
+        opened.set_up(Settings(database_url=database_url))
+        yield opened
 
 
-def run_with_all_values(session: Session, function: Function) -> None:
+def run_with_all_values(connection: Connection, query: Query) -> None:
     for id_ in IDS:
         for timestamp in TIMESTAMPS:
-            values = {bind.name: id_ for bind in function.binds} | {'timestamp': timestamp}
-            body, _ = session.execute(function.sql, values, prepare=True).fetchone()
+            values = {each.name: id_ for each in query.parameters} | {'timestamp': timestamp}
+            body, _ = connection.execute(query.sql, values, prepare=True).fetchone()
             assert bytes(body).startswith(b'[')
 
 
-@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)
+@pytest.mark.parametrize('query', QUERIES, ids=lambda query: query.name)
 def test_ids_and_timestamps_of_any_size_share_one_statement(
-    session: Session, function: Function
+    connection: Connection, query: Query
 ) -> None:
-    run_with_all_values(session, function)
-    [[types]] = session.execute(
+    run_with_all_values(connection, query)
+    [[types]] = connection.execute(
         'select parameter_types::text[] from pg_prepared_statements', prepare=False
     ).fetchall()
     written = {'bigint': 'bigint', 'timestamptz': 'timestamp with time zone'}
-    assert types == [written[bind.type] for bind in function.binds]
+    assert types == [written[each.type] for bind in query.parameters]
 
 
-def test_session_has_one_statement_a_file_which_names_it(session: Session) -> None:
-    for function in FUNCTIONS * 2:
-        run_with_all_values(session, function)
-    statements = session.execute(
+def test_connection_has_one_statement_a_file_which_names_it(connection: Connection) -> None:
+    for query in QUERIES * 2:
+        run_with_all_values(connection, query)
+    statements = connection.execute(
         'select statement from pg_prepared_statements order by statement', prepare=False
     ).fetchall()
-    assert len(statements) == len(FUNCTIONS)
-    for function, (statement,) in zip(FUNCTIONS, statements, strict=True):
-        assert statement.startswith(f'/* {function.name}.sql */')
+    assert len(statements) == len(QUERIES)
+    for query, (statement,) in zip(QUERIES, statements, strict=True):
+        assert f' /* {query.name}.sql */ ' in statement
 
 
 @pytest.fixture(scope='module')
@@ -67,18 +67,17 @@ def watching_server() -> Iterator[EmbeddedServer]:
         yield embedded
 
 
-@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.name)
+@pytest.mark.parametrize('query', QUERIES, ids=lambda query: query.name)
 def test_server_names_the_file_of_every_statement(
-    watching_server: EmbeddedServer, function: Function
+    watching_server: EmbeddedServer, query: Query
 ) -> None:
-    comment = f'/* {function.name}.sql */'
-    assert function.sql.count(comment) == 2
+    comment = f'/* {query.name}.sql */'
     with psycopg.connect(watching_server.url(), autocommit=True) as connection:
         connection.execute('create extension if not exists pg_stat_statements')
-        values = dict.fromkeys((bind.name for bind in function.binds), None) | {'venue_id': 1}
-        connection.execute(function.sql, values, prepare=True)
+        values = dict.fromkeys((each.name for each in query.parameters), None) | {'venue_id': 1}
+        connection.execute(query.sql, values, prepare=True)
         [counted] = connection.execute(
             'select calls from pg_stat_statements where query like %s', [f'%{comment}%']
         ).fetchall()
     assert counted == (1,)
-    assert f'Query Text: {comment} with {comment} ' in watching_server.read_bootlog()
+    assert f'with {comment} params' in watching_server.read_bootlog()

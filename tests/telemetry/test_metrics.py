@@ -1,0 +1,107 @@
+"""What Prometheus scrapes: the sums of all workers, also of those that have ended."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from api import VERSION
+from tests.faults.load import PATHS, Load
+from tests.support import (
+    DEADLINE_S,
+    ApiProcess,
+    Rows,
+    client_of_each_worker,
+    locked_uses,
+    metric,
+    system_program,
+    wait_for,
+    workers,
+)
+
+ROUTES = {
+    PATHS[0]: '/venues/top-benefits',
+    PATHS[1]: '/venues/{venueId}/available-benefits',
+    PATHS[2]: '/venues/{venueId}/inactivity-periods',
+}
+
+
+def samples(url: str) -> dict[tuple, float]:
+    """Scrape; returns the values by name and labels, without the common prefix."""
+    answer = httpx.get(f'{url}/metrics', timeout=DEADLINE_S)
+    assert answer.headers['content-type'].startswith('text/plain; version=')
+    return {
+        (sample.name.removeprefix('benefits_api_'), *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def requests(route: str, status: int, part: str = 'count') -> tuple:
+    """Return the key of a figure of the histogram."""
+    name = f'http_request_duration_seconds_{part}'
+    return (name, ('route', route), ('status', str(status)))
+
+
+def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    bad = '/venues/1/available-benefits'
+    paths = [*PATHS, bad, '/nowhere']
+    with Load(api.url, lambda number: paths[number % len(paths)], clients=8) as clients:
+        clients.wait_for(600)
+    counted = Counter((asked.path, asked.status) for asked in clients.asked)
+    found = samples(api.url)
+    for path, route in ROUTES.items():
+        assert found[requests(route, 200)] == counted[path, 200] > 0
+        assert found[requests(route, 200, 'sum')] > 0
+    assert found[requests(ROUTES[PATHS[1]], 400)] == counted[bad, 400] > 0
+    assert found[requests('-', 404)] == counted['/nowhere', 404] > 0
+    assert found['http_problems_total', ('kind', 'invalid-parameter')] == counted[bad, 400]
+    assert found['build_info', ('version', VERSION)] == 1
+
+
+def test_killed_worker_takes_no_counts_with_it(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    count = f'http_request_duration_seconds_count{{route="{ROUTES[PATHS[0]]}",status="200"}}'
+    for number in range(1, 4):
+        with client_of_each_worker(api, 1) as clients:
+            [(pid, client)] = clients.items()
+            assert client.get(PATHS[0]).status_code == 200
+            assert metric(client, count) == number
+            psutil.Process(pid).kill()
+        wait_for(lambda: [one.pid for one in workers(api)] not in ([], [pid]))  # noqa: B023
+        assert metric(api, count) == number
+
+
+def test_waiting_requests_of_a_killed_worker_do_not_count(
+    rows: Rows, database_url: str, start_api: Callable
+) -> None:
+    api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
+    with ThreadPoolExecutor() as clients, locked_uses(database_url):
+        asking = [clients.submit(api.get, PATHS[0]) for _ in range(3)]
+        wait_for(lambda: metric(api, 'requests_waiting') == 2)
+        [worker] = workers(api)
+        worker.kill()
+        for answer in asking:
+            assert isinstance(answer.exception(DEADLINE_S), httpx.TransportError)
+    wait_for(lambda: metric(api, 'requests_waiting') == 0)
+
+
+def test_refused_http_counts_too(sample_url: str, start_api: Callable) -> None:
+    api = start_api(DATABASE_URL=sample_url)
+    assert api.get('/live', headers={'x': 'y' * 20_000}).status_code == 431
+    found = samples(api.url)
+    assert found[requests('-', 431)] == 1
+    assert found['http_problems_total', ('kind', 'headers-too-large')] == 1
+
+
+def test_promtool_finds_nothing(api: ApiProcess) -> None:
+    assert {api.get(path).status_code for path in PATHS} == {200}
+    scraped = api.get('/metrics').content
+    command = [system_program('promtool', 'prometheus'), 'check', 'metrics']
+    checked = subprocess.run(command, input=scraped, capture_output=True, check=False)
+    assert (checked.stdout, checked.stderr, checked.returncode) == (b'', b'', 0)

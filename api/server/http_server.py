@@ -93,6 +93,12 @@ class Channel(HTTPChannel):
     task_class = Task
     error_task_class = ProblemTask
 
+    def readable(self) -> bool:
+        """Tell whether to watch for data from the client (called by waitress)."""
+        if self.will_close:  # waitress would first wait until the client reads
+            self.handle_close()
+        return super().readable()
+
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:

@@ -127,7 +127,7 @@ def running(start_run: Callable[..., Run], unused_port: int) -> Run:
 
 def assert_answers(run: Run) -> None:
     """Ask for everything whose address was printed, once it is served."""
-    run.wait_until_printed('listening on')
+    run.wait_until_printed('Listening at')
     urls = re.findall(r"http://[^\s']+/[^\s']+", run.log.read_text())
     assert [url.rsplit('/', 1)[1] for url in urls] == [
         'top-benefits',
@@ -192,7 +192,7 @@ def test_make_run(
         PATH=f'{tmp_path}:{os.environ["PATH"]}',
         API_PORT=str(unused_port),
     )
-    run.wait_until_printed('listening on')
+    run.wait_until_printed('Listening at')
     answer = httpx.get(f'http://127.0.0.1:{unused_port}/venues/top-benefits', timeout=DEADLINE_S)
     assert answer.status_code == 200
     os.killpg(run.process.pid, signal.SIGINT)
@@ -203,7 +203,7 @@ def test_make_run(
 @pytest.mark.slow
 def test_sigterm_ends_all_of_it(running: Run) -> None:
     folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
-    running.wait_until_printed('listening on')
+    running.wait_until_printed('Listening at')
     running.process.terminate()
     assert running.process.wait(DEADLINE_S) == 0
     assert not folder.exists()

@@ -47,7 +47,7 @@ def test_own_file_answers_and_the_others_stay(
         f'{FOLDER}/inactivity_periods.sql',
     ]
     assert told[0][0] == TOP
-    assert api.output().index('event=report') < api.output().index('listening on')
+    assert api.output().index('event=report') < api.output().index('Listening at')
 
 
 def test_check_tells_which_file_answers_which_report(sample_url: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The service as a gunicorn application: gunicorn runs the processes as the settings say."""
+"""The service as a gunicorn application: its configuration, the check at the start, the reload."""
 
 import importlib
 import logging
@@ -16,10 +16,9 @@ from gunicorn.util import make_fail_app
 from prometheus_client.multiprocess import mark_process_dead
 
 from api.app import load_reports
-from api.config import Settings, load_settings
+from api.config import load_settings
 from api.database.connection import connection_parameters
-from api.database.queries import FOLDER, Query
-from api.http.reports import Report
+from api.database.queries import FOLDER
 from api.server.check import NotCheckedError, check_database
 from api.server.threads import hand_over_loop
 from api.server.worker import WaitressWorker
@@ -30,13 +29,12 @@ log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
-# slots for the connection counts of workers, which take them in turns: many more than workers, so
-# that two of them hardly ever share one
-SLOTS = 256
+# connection counts of workers, which take them in turns: two workers hardly ever share one
+COUNTS = 256
 
 
 class ServiceLogger(Logger):
-    """gunicorn's logger; its lines go to the service's log."""
+    """gunicorn's logger; the service's log writes its lines."""
 
     def setup(self, cfg: object) -> None:
         """Let the root logger write all lines (called by gunicorn)."""
@@ -45,10 +43,10 @@ class ServiceLogger(Logger):
 
 
 class Service(Application):
-    """gunicorn, configured by the service's own settings.
+    """gunicorn, configured by the service's settings.
 
     Attributes:
-        settings: The service's settings.
+        settings: The settings.
         connection_counts: How many connections each worker has, in memory that all workers share.
 
     Raises:
@@ -57,14 +55,21 @@ class Service(Application):
     """
 
     def __init__(self) -> None:
-        self.settings, self._reports = load_version()
-        self.connection_counts = memoryview(mmap.mmap(-1, SLOTS * 4)).cast('i')
+        self._read_files()
+        self.connection_counts = memoryview(mmap.mmap(-1, COUNTS * 4)).cast('i')
         super().__init__()
+
+    def _read_files(self) -> None:
+        self.settings = load_settings()
+        self._reports = load_reports(self.settings)
+        connection_parameters(self.settings)  # a service without any database is a mistake
+        configure_logging(self.settings.log_level, self.settings.log_format)
 
     def init(self, *_: object) -> dict[str, object]:
         """Return gunicorn's settings (called by gunicorn). GUNICORN_CMD_ARGS overrides them."""
         settings = self.settings
         host = f'[{settings.host}]' if ':' in settings.host else settings.host
+        sql_files = [f'{folder}/*.sql' for folder in [*settings.functions, FOLDER]]
         return {
             'bind': f'{host}:{settings.port}',
             'workers': settings.workers or len(os.sched_getaffinity(0)),
@@ -74,10 +79,9 @@ class Service(Application):
             'worker_tmp_dir': os.environ[FOLDER_VARIABLE],
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
-            'reload_extra_files': [f'{API}/**/*.py']
-            + [f'{folder}/*.sql' for folder in [*settings.functions, FOLDER]],
-            'on_starting': lambda _arbiter: check(self.settings, self._reports),
-            'child_exit': release_slot,
+            'reload_extra_files': [f'{API}/**/*.py', *sql_files],
+            'on_starting': lambda _arbiter: self._check(),
+            'child_exit': forget_worker,
         }
 
     def load(self) -> Callable:
@@ -93,10 +97,7 @@ class Service(Application):
         )
 
     def reload(self) -> None:
-        """Load code, settings and SQL files again (called by gunicorn on SIGHUP).
-
-        If that fails, the old version stays. gunicorn then replaces the workers.
-        """
+        """Load code, settings and SQL files again; if that fails, keep the old (on SIGHUP)."""
         try:
             self._renew()
         except Exception as ex:  # noqa: BLE001 - the service goes on, whatever it is
@@ -108,48 +109,40 @@ class Service(Application):
 
         gunicorn keeps this object as long as it runs, so another one cannot take its place.
         """
-        old = {name: sys.modules[name] for name in list(sys.modules) if name.split('.')[0] == 'api'}
-        for name in old:
+        old_modules = {n: m for n, m in sys.modules.items() if n.partition('.')[0] == 'api'}
+        old_class, old_state = self.__class__, self.__dict__.copy()
+        for name in old_modules:
             del sys.modules[name]
         try:
-            new = importlib.import_module(__name__)
-            settings, reports = new.load_version()
-            new.check(settings, reports)
+            self.__class__ = importlib.import_module(__name__).Service
+            self._read_files()
+            self._check()
         except BaseException:
-            sys.modules.update(old)
+            sys.modules.update(old_modules)
+            self.__class__ = old_class
+            self.__dict__.update(old_state)
             raise
-        self.__class__, self.settings, self._reports = new.Service, settings, reports
 
+    def _check(self) -> None:
+        """Check that the database can run every SQL file; a database may also come later.
 
-def load_version() -> tuple[Settings, dict[Report, Query]]:
-    """Read the settings and the SQL files; see Service for what it raises."""
-    settings = load_settings()
-    reports = load_reports(settings)
-    connection_parameters(settings)  # a start without any database is a mistake
-    configure_logging(settings.log_level, settings.log_format)
-    return settings, reports
-
-
-def check(settings: Settings, reports: dict[Report, Query]) -> None:
-    """Check that the database can run every SQL file, and log what to mend.
-
-    A database that cannot be reached does not prevent a start: it may come later.
-
-    Raises:
-        QueryFileError: The database refuses a file.
-    """
-    try:
-        for warning in check_database(settings, reports.values()):
+        Raises:
+            QueryFileError: The database refuses a file.
+        """
+        try:
+            warnings = check_database(self.settings, self._reports.values())
+        except NotCheckedError as ex:
+            warnings = [str(ex)]
+        host = self.settings.host
+        if host not in LOOPBACK and not self.settings.token_sha256:
+            warnings.append(f'no token is set: everybody who reaches {host} may read the reports')
+        for warning in warnings:
             log.warning('%s', warning)
-    except NotCheckedError as ex:
-        log.warning('%s', ex)
-    if settings.host not in LOOPBACK and not settings.token_sha256:
-        log.warning('everybody who reaches %s may read the reports: no token is set', settings.host)
-    for report, query in reports.items():
-        log.info('report', {'route': report.path, 'file': query.path})
+        for report, query in self._reports.items():
+            log.info('report', {'route': report.path, 'file': query.path})
 
 
-def release_slot(arbiter: Arbiter, worker: WaitressWorker) -> None:
+def forget_worker(arbiter: Arbiter, worker: WaitressWorker) -> None:
     """Forget the connections and the gauges of a worker that has ended."""
     counts = arbiter.app.connection_counts
     counts[worker.age % len(counts)] = 0

@@ -58,7 +58,7 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the head of the answer; a worker that ends closes the connection after it."""
-        if not self.channel.server.accepting:
+        if self.channel.server.task_dispatcher.is_stopping:
             self.request.headers['CONNECTION'] = 'close'
         return super().build_response_header()
 

@@ -50,11 +50,13 @@ class LeaderFollowers:
     Attributes:
         map: What the loop watches, connections above all, by file descriptor.
         looked_at: When the loop last ran, by time.monotonic().
+        is_stopping: Whether the worker ends, so that connections are closed after an answer.
     """
 
     def __init__(self, limit: int, at_once: int) -> None:
         self.map: dict[int, wasyncore.dispatcher] = {}
         self.looked_at = monotonic()
+        self.is_stopping = False
         self._trigger = trigger(self.map)
         self._unused = limit
         self._at_once = at_once

@@ -51,12 +51,14 @@ class WaitressWorker(Worker):
 
     def _drain(self) -> None:
         """Accept no more connections, and wait until all requests are answered."""
+        self._threads.is_stopping = True
         self._servers[0].trigger.pull_trigger(self._stop_listening)
         deadline = time.monotonic() + self.cfg.graceful_timeout
         while any(server.accepting for server in self._servers) or self._has_clients():
             if time.monotonic() > deadline:
                 self.log.warning('worker %s ends with answers in progress', self.pid)
                 break
+            self._threads.promote_if_late()
             self.notify()
             time.sleep(DRAIN_INTERVAL_S)
 

@@ -94,14 +94,17 @@ class LeaderFollowers:
     def hand_over(self, *, is_idle: bool) -> None:
         """Give up the lead, if the caller has it; see hand_over_loop."""
         me = threading.get_ident()
-        if is_idle:
-            self._answering.discard(me)
-        if self._leader == me:
+        was_leader = self._leader == me
+        if was_leader:
             self._leader = None
             self._lead.release()
-            # otherwise the queue has to wait, and the next thread that has answered leads
-            if not self._received or len(self._answering) < self._at_once or self._is_late():
-                self.promote_follower()
+        if is_idle:
+            self._answering.discard(me)
+        elif not was_leader:
+            return
+        # else the queue has to wait, and the next thread that has answered goes on with it
+        if not self._received or len(self._answering) < self._at_once or self._is_late():
+            self.promote_follower()
 
     def _is_late(self) -> bool:
         try:

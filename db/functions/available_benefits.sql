@@ -2,12 +2,13 @@
 -- The benefits of a venue that a person can use at a given time.
 --
 -- Serves       GET /venues/{venueId}/available-benefits
--- Returns      one row: body json, an array with one element per benefit, by id ([] if there are none);
---              missing text, venue_id or person_id if there is no such venue or person, else null
+-- Returns      one row. body (json): an array with one element per benefit, ordered by id. missing (text):
+--              the first parameter that names no venue or person, else null; if not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
--- Performance  The latest use within the cooldown is a max(), which is one index probe per benefit, however
---              many uses the person has. Equals db/plain/available_benefits.sql, whose  not exists  the
---              planner may turn into a join with all uses of the person
+-- Performance  max() takes one index probe per benefit, however many uses the person has. The not exists of
+--              db/plain/available_benefits.sql returns the same, but may become a join with all those uses
+
+-- one row: the arguments, the time in UTC. Not materialized, so that the planner sees their values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -15,7 +16,7 @@ with params as not materialized (
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: how long a person cannot use a benefit again after a use
+-- one row per supported recurrence: the time after a use in which the person cannot use the benefit again
 cooldowns (recurrence, cooldown) as (
     values
     ('day', interval '24 hours'),
@@ -23,7 +24,7 @@ cooldowns (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that the person has not used within its cooldown
+-- one row per benefit of the venue that the person has not used within its cooldown, the end of it excluded
 available as (
     select
         benefit.id,
@@ -35,9 +36,10 @@ available as (
         ) as element
     from params
     inner join benefit on params.venue_id = benefit."venueId"
-    -- the cast is for a column of another type, such as an enum
+    -- recurrence may be an enum
     inner join cooldowns on benefit.recurrence::text = cooldowns.recurrence
     where
+        -- there is no use within the cooldown
         (
             select max(benefit_usage."usageTimestamp")
             from benefit_usage

@@ -2,24 +2,22 @@
 -- The significant inactivity periods of a venue's benefits in the 180 days up to a given time.
 --
 -- Serves       GET /venues/{venueId}/inactivity-periods
--- Returns      one row: body json, an array with one element per benefit that has such a period, by id
---              ([] if there are none); missing text, venue_id if there is no such venue, else null
+-- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
+--              id. missing (text): venue_id if there is no such venue, else null; if not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
--- Performance  Checkpoints are one threshold apart, so every significant gap contains one. Two index probes
---              per checkpoint find the gap around it, so a benefit costs at most 26 probes, however often it
---              was used. Equals db/plain/inactivity_periods.sql, which reads all uses in the 180 days
+-- Performance  A gap lasts from a use to the next one. Checkpoints are one threshold apart, so every gap that
+--              is at least as long contains one. Two index probes per checkpoint find the gap around it: at
+--              most 26 per benefit (180 days / 14 days is 13 checkpoints), however often it was used.
+--              db/plain/inactivity_periods.sql returns the same, but reads all uses in the 180 days
+
+-- one row: the arguments, the time in UTC. Not materialized, so that the planner sees their values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row: the length of the report, which stands in top_benefits.sql too
-constants as (
-    select interval '180 days' as report_length
-),
-
--- one row per supported recurrence: how long a gap between uses must be to be significant
+-- one row per supported recurrence: the shortest gap that is significant
 thresholds (recurrence, threshold) as (
     values
     ('day', interval '14 days'),
@@ -27,39 +25,36 @@ thresholds (recurrence, threshold) as (
     ('month', interval '30 days')
 ),
 
--- one row per benefit of the venue with a supported recurrence: its threshold, and when the report begins and
--- ends
-watched as (
+-- one row per benefit of the venue with a supported recurrence: its threshold, and when the report starts and
+-- ends. Its length is that of top_benefits.sql
+reported as (
     select
         benefit.id as benefit_id,
         thresholds.threshold,
-        params.as_of - constants.report_length as report_start,
-        params.as_of as report_end
+        params.as_of - interval '180 days' as start_time,
+        params.as_of as end_time
     from params
-    cross join constants
     inner join benefit on params.venue_id = benefit."venueId"
-    -- the cast is for a column of another type, such as an enum
+    -- recurrence may be an enum
     inner join thresholds on benefit.recurrence::text = thresholds.recurrence
 ),
 
 -- one row per checkpoint of a benefit: the first when the report begins, then one every threshold
 checkpoints as (
     select
-        watched.*,
+        reported.*,
         series.moment
-    from watched
-    cross join generate_series(watched.report_start, watched.report_end, watched.threshold) as series (moment)
+    from reported
+    cross join generate_series(reported.start_time, reported.end_time, reported.threshold) as series (moment)
     where
-        -- the first condition is always true. With both, the planner expects few rows, and not the 1,000 that
-        -- it expects of generate_series()
-        series.moment >= watched.report_start
-        and series.moment < watched.report_end
+        -- this line is for the planner only: with a lower and an upper bound it expects 5 rows, not 1,000
+        series.moment >= reported.start_time
+        and series.moment < reported.end_time
 ),
 
--- one row per checkpoint: the gap around it. The gap begins with the last use up to the checkpoint, or else
--- when the report begins. It ends with the next use, or else when the report ends. Materialized, so that each
--- subquery runs once per row
-gaps as materialized (
+-- one row per checkpoint: the gap around it, from the last use up to it (or the start of the report) to the
+-- next use (or the end of the report). Materialized, or else each subquery runs again for the condition below
+checkpoint_gaps as materialized (
     select
         checkpoints.benefit_id,
         checkpoints.threshold,
@@ -69,10 +64,10 @@ gaps as materialized (
                 from benefit_usage
                 where
                     benefit_usage."benefitId" = checkpoints.benefit_id
-                    and benefit_usage."usageTimestamp" > checkpoints.report_start
+                    and benefit_usage."usageTimestamp" > checkpoints.start_time
                     and benefit_usage."usageTimestamp" <= checkpoints.moment
             ),
-            checkpoints.report_start
+            checkpoints.start_time
         ) as start_time,
         coalesce(
             (
@@ -81,21 +76,21 @@ gaps as materialized (
                 where
                     benefit_usage."benefitId" = checkpoints.benefit_id
                     and benefit_usage."usageTimestamp" > checkpoints.moment
-                    and benefit_usage."usageTimestamp" <= checkpoints.report_end
+                    and benefit_usage."usageTimestamp" <= checkpoints.end_time
             ),
-            checkpoints.report_end
+            checkpoints.end_time
         ) as end_time
     from checkpoints
 ),
 
--- one row per significant gap. Distinct, since a long gap is found at several checkpoints
+-- one row per significant gap; a long gap is found at several checkpoints
 periods as (
     select distinct
-        gaps.benefit_id,
-        gaps.start_time,
-        gaps.end_time
-    from gaps
-    where gaps.end_time - gaps.start_time >= gaps.threshold
+        checkpoint_gaps.benefit_id,
+        checkpoint_gaps.start_time,
+        checkpoint_gaps.end_time
+    from checkpoint_gaps
+    where checkpoint_gaps.end_time - checkpoint_gaps.start_time >= checkpoint_gaps.threshold
 ),
 
 -- one row per benefit with at least one significant period

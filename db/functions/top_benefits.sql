@@ -2,19 +2,22 @@
 -- The three most used benefits of every venue in the 180 days up to a given time.
 --
 -- Serves       GET /venues/top-benefits
--- Returns      one row: body json, an array with one element per venue, by id ([] if there are none);
---              missing text, always null
--- Index        none needed; benefit_usage ("benefitId", "usageTimestamp") may be read instead of the table
--- Performance  The uses are read once, in parallel where the table is large. The two subqueries in the
---              condition run once, before that. postgres_fdw sends their values to other servers, which then
---              count their own uses; it does not send now()
+-- Returns      one row. body (json): an array with one element per venue, ordered by id. missing (text):
+--              always null, a column that the other reports need
+-- Index        none: all uses are read. An index-only scan of benefit_usage ("benefitId", "usageTimestamp")
+--              can take the place of the table's
+-- Performance  One scan, in parallel where the table is large. The report's start and end are subqueries that
+--              run once, so that postgres_fdw sends their values, and the count, to other servers; it would
+--              not send now()
+
+-- one row: the argument, in UTC
 with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row: the numbers of the report. The length stands in inactivity_periods.sql too, and in the name
--- topBenefits180Days
-constants as (
+-- one row: the numbers of the report. To change its length, change inactivity_periods.sql and the name
+-- topBenefits180Days too
+constants as not materialized (
     select
         interval '180 days' as report_length,
         3 as top_size
@@ -29,8 +32,8 @@ report as materialized (
     cross join constants
 ),
 
--- one row per benefit with at least one use in the report
-used as (
+-- one row per benefit with at least one use in the report: how many it has
+usage_counts as (
     select
         benefit_usage."benefitId" as benefit_id,
         count(*) as usage_count
@@ -41,22 +44,22 @@ used as (
     group by benefit_usage."benefitId"
 ),
 
--- one row per used benefit, with its rank in its venue
+-- one row per such benefit, with its rank in its venue: most used first, then by id
 ranked as (
     select
         benefit."venueId" as venue_id,
-        used.benefit_id,
-        used.usage_count,
+        usage_counts.benefit_id,
+        usage_counts.usage_count,
         row_number() over (
             partition by benefit."venueId"
-            order by used.usage_count desc, used.benefit_id asc
+            order by usage_counts.usage_count desc, usage_counts.benefit_id asc
         ) as rank_in_venue
-    from used
-    inner join benefit on used.benefit_id = benefit.id
+    from usage_counts
+    inner join benefit on usage_counts.benefit_id = benefit.id
 ),
 
--- one row per venue with at least one use
-top as (
+-- one row per venue with at least one use in the report: its top benefits
+venue_tops as (
     select
         ranked.venue_id,
         json_agg(
@@ -74,7 +77,7 @@ select
         json_agg(
             json_build_object(
                 'venueId', venue.id,
-                'topBenefits180Days', coalesce(top.benefits, '[]')
+                'topBenefits180Days', coalesce(venue_tops.benefits, '[]')
             )
             order by venue.id
         ),
@@ -82,4 +85,4 @@ select
     ) as body,
     null::text as missing
 from venue
-left join top on venue.id = top.venue_id;
+left join venue_tops on venue.id = venue_tops.venue_id;

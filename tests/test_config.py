@@ -25,8 +25,6 @@ ORIGINS = 'a list of origins as browsers send them, such as https://example.com'
 HASHES = 'a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token'
 URL = 'a libpq URL such as postgresql://user@host/name, or host=... dbname=...'
 
-LIMITS = 'seconds from 0.1 to 3600 by report, such as {top_benefits = 30}'
-
 
 def write(folder: Path, text: str) -> dict[str, str]:
     """Write a settings file; returns the environment that names it."""
@@ -150,14 +148,6 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
     assert load_settings({'API_FUNCTIONS': 'a b, /c'}).functions == ('a b', '/c')
 
 
-def test_map_is_one_as_toml_has_it_in_the_environment() -> None:
-    settings = load_settings({'API_REPORT_TIMEOUTS_S': '{a = 7, b = 0.5}'})
-    assert settings.report_timeouts_s == {'a': 7.0, 'b': 0.5}
-    for text in ['', 'a = 7', '{a = 7}\nb = 8']:
-        message = f'API_REPORT_TIMEOUTS_S: must be {LIMITS}'
-        assert refusal({'API_REPORT_TIMEOUTS_S': text}) == message
-
-
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -172,21 +162,14 @@ def test_map_is_one_as_toml_has_it_in_the_environment() -> None:
         ('[server]\nport = 1.0', f'[server] port: must be {PORTS}'),
         ('[server]\nport = 65536', f'[server] port: must be {PORTS}'),
         ('[server]\nworkers = -1', '[server] workers: must be a whole number from 0 to 1000'),
-        ('[server]\nreuse_port = 1', '[server] reuse_port: must be true or false'),
-        ('[server]\nreuse_port = "true"', '[server] reuse_port: must be true or false'),
+        ('[database]\nprepare = 1', '[database] prepare: must be true or false'),
+        ('[database]\nprepare = "true"', '[database] prepare: must be true or false'),
         *(
             (
                 f'[database]\nstatement_timeout_s = {value}',
                 '[database] statement_timeout_s: must be a number from 0.1 to 3600',
             )
             for value in ['nan', 'inf', '-inf', 'true', '"1"', '0', '3600.1', '1' + 400 * '0']
-        ),
-        *(
-            (
-                f'[database]\nreport_timeouts_s = {value}',
-                f'[database] report_timeouts_s: must be {LIMITS}',
-            )
-            for value in ['7', '{top_benefits = "7"}', '{top_benefits = 0.05}', '["top_benefits"]']
         ),
         *(
             (f'[http]\ncors_origins = {value}', f'[http] cors_origins: must be {ORIGINS}')
@@ -372,14 +355,6 @@ def test_wrong_setting_ends_start_and_check_with_one_line(
     assert ended.returncode == 1
     assert ended.stderr == f'error: {message}\n'
     assert ended.stdout == ''
-
-
-def test_port_in_use_ends_the_start_with_one_line(api: ApiProcess, sample_url: str) -> None:
-    ended = run_api(API_PORT=str(api.port), DATABASE_URL=sample_url)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == (
-        f'error: cannot listen on 127.0.0.1 port {api.port}: Address already in use'
-    )
 
 
 def test_libpqs_own_variables_work(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:

@@ -70,7 +70,7 @@ COMPARED_BY = {
     'command': 'test_readme.py::test_every_make_target_that_is_named_exists',
     'status': 'http/test_openapi.py::test_table_of_problems_is_that_of_the_code',
     'endpoint': 'test_operating.py::test_table_of_endpoints_is_what_answers',
-    'signal to the parent': 'server/test_stop.py::test_end_does_not_wait_for_an_answer_longer_than_it_should',
+    'signal to the parent': 'server/test_stop.py::test_end_waits_no_longer_than_it_should',
     'waitress': 'http/test_malformed_http.py::test_table_of_what_waitress_decides',
     'limit': 'test_operating.py::test_table_of_limits_is_that_of_the_code',
     'name': 'test_operating.py::test_table_of_metrics_is_what_is_scraped',

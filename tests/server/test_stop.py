@@ -57,7 +57,7 @@ def test_sigterm_waits_for_all_answers_in_progress(
     ('number', 'timeout_s'),
     [(signal.SIGTERM, '1'), (signal.SIGINT, '3600'), (signal.SIGQUIT, '3600')],
 )
-def test_end_does_not_wait_for_an_answer_longer_than_it_should(
+def test_end_waits_no_longer_than_it_should(
     rows: Rows,
     database_url: str,
     start_api: Callable[..., ApiProcess],

@@ -45,7 +45,7 @@ class Parser(HTTPRequestParser):
         headers = self.headers
         if AMBIGUOUS_LENGTH.search(header_plus) or 'TRANSFER_ENCODING' in headers:  # in HTTP/1.0
             raise ParsingError('ambiguous length')
-        if ',' in headers.get('HOST', '' if self.version == '1.0' else ','):
+        if ',' in headers.get('HOST', ',' if self.version == '1.1' else ''):
             raise ParsingError('no Host, or more than one')
         if 'close' in re.split(r'[\s,]+', headers.get('CONNECTION', '').lower()):
             headers['CONNECTION'] = 'close'  # waitress compares the whole header

@@ -92,7 +92,7 @@ NOT_COMPARED = dict.fromkeys(
 # settings of others that the pages name, spelled as ours are
 OF_OTHERS = {
     *('hot_standby_feedback', 'max_standby_streaming_delay', 'enable_partitionwise_aggregate'),
-    *('target_session_attrs', 'load_balance_hosts', 'pg_stat_statements'),
+    *('target_session_attrs', 'load_balance_hosts', 'pg_stat_statements', 'connect_timeout'),
     *('max_connections', 'truncate_local_data_after_distributing_table', 'plan_cache_mode'),
     *('pool_mode', 'max_prepared_statements', 'ignore_startup_parameters', 'search_path'),
 }

@@ -15,6 +15,7 @@ from tests.support import (
     ApiProcess,
     Rows,
     connection_counts,
+    is_listening,
     locked_uses,
     wait_for,
     wait_until_busy,
@@ -45,7 +46,7 @@ def test_sigterm_waits_for_all_answers_in_progress(
             wait_until_busy(rows, count=4)
             wait_for(lambda: connection_counts(api) == [len(paths)])
             api.process.terminate()
-            wait_for(lambda: 'Handling signal: term' in api.output())
+            wait_for(lambda: not is_listening(api.port))
         answers = [each.result() for each in asking]
     assert {(answer.status_code, answer.headers['connection']) for answer in answers} == {
         (200, 'close')

@@ -164,6 +164,7 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
         ('[server]\nworkers = -1', '[server] workers: must be a whole number from 0 to 1000'),
         ('[database]\nprepare = 1', '[database] prepare: must be true or false'),
         ('[database]\nprepare = "true"', '[database] prepare: must be true or false'),
+        ('[server]\nreuse_port = true', '[server] reuse_port: there is no such setting'),
         *(
             (
                 f'[database]\nstatement_timeout_s = {value}',
@@ -355,6 +356,14 @@ def test_wrong_setting_ends_start_and_check_with_one_line(
     assert ended.returncode == 1
     assert ended.stderr == f'error: {message}\n'
     assert ended.stdout == ''
+
+
+def test_port_in_use_ends_the_start_with_one_line(api: ApiProcess, sample_url: str) -> None:
+    ended = run_api(API_PORT=str(api.port), DATABASE_URL=sample_url)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f'error: cannot listen on 127.0.0.1 port {api.port}: Address already in use'
+    )
 
 
 def test_libpqs_own_variables_work(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:

@@ -93,4 +93,4 @@ def test_query_finds_the_sessions_of_the_service(
         printed = run(program(server, 'psql'), own_url, '-X', '-At', '-c', query)
     finally:
         api.stop()
-    assert re.search(r'^membership-benefits-api/.*/\* top_benefits\.sql \*/', printed, re.MULTILINE)
+    assert re.search(r'^membership-benefits-api/.*-- name: top_benefits\(', printed, re.MULTILINE)

@@ -42,7 +42,7 @@ def test_ids_and_timestamps_of_any_size_share_one_statement(
         'select parameter_types::text[] from pg_prepared_statements', prepare=False
     ).fetchall()
     written = {'bigint': 'bigint', 'timestamptz': 'timestamp with time zone'}
-    assert types == [written[each.type] for bind in query.parameters]
+    assert types == [written[each.type] for each in query.parameters]
 
 
 def test_connection_has_one_statement_a_file_which_names_it(connection: Connection) -> None:

@@ -140,7 +140,7 @@ def wait_until_held_up(rows: Rows) -> None:
     """Wait until the database holds up a report."""
     query = (
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-        " and query like '/* %' and datname = current_database()"
+        " and query like '-- name: %' and datname = current_database()"
     )
 
     def is_held_up() -> bool:
@@ -196,7 +196,7 @@ def test_stale_answer_is_given_at_once_while_one_request_renews_it(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
     rows.benefit(1)
-    api = start_api(DATABASE_URL=database_url, API_CACHE_SECONDS='1', **PATIENT)
+    api = start_api(DATABASE_URL=database_url, API_CACHE_S='1', **PATIENT)
     proxy = start_proxy(api)
     old = proxy.get(TOP)
     assert old.headers['cache-control'] == 'public, max-age=1, stale-while-revalidate=60'
@@ -222,7 +222,7 @@ def test_stale_answer_is_given_at_once_while_one_request_renews_it(
 def test_unchanged_answer_is_renewed_by_a_304(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
-    api = start_api(DATABASE_URL=database_url, API_CACHE_SECONDS='1')
+    api = start_api(DATABASE_URL=database_url, API_CACHE_S='1')
     proxy = start_proxy(api)
     assert proxy.get(TOP).status_code == 200
     wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'STALE')
@@ -236,7 +236,7 @@ def test_unchanged_answer_is_renewed_by_a_304(
 def test_outage_gives_what_is_kept_and_keeps_no_error(
     rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
 ) -> None:
-    api = start_api(DATABASE_URL=database_url, API_CACHE_SECONDS='1', API_CACHE_STALE_SECONDS='600')
+    api = start_api(DATABASE_URL=database_url, API_CACHE_S='1')
     proxy = start_proxy(api)
     kept = proxy.get(TOP)
     rows.connection.execute('alter table benefit_usage rename to gone')

@@ -138,7 +138,6 @@ def test_more_clients_than_sessions(
     api = start_api(
         DATABASE_URL=url,
         API_WORKERS='2',
-        API_POOL_MIN_SIZE='4',
         API_POOL_TIMEOUT_S='30',
         **TRANSACTION_MODE,
     )
@@ -201,7 +200,8 @@ def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
     wait_for(lambda: sessions(admin) == 1)  # and those of PgBouncers before have ended
     query = 'select application_name, pg_terminate_backend(pid) from pg_stat_activity'
     killed = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
-    assert killed == [('membership-benefits-api/1', True)]
+    [(name, True)] = killed
+    assert name.startswith('membership-benefits-api/')
     assert api.get(PATHS[0]).status_code == 200
     bouncer.kill()
     start_bouncer(default_pool_size=1)
@@ -224,7 +224,7 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
         with admin.transaction():
             admin.execute('lock table benefit_usage')
             assert api.get(PATHS[0]).status_code == 504
-        wait_for(lambda: 'statement cancelled: 57014' in api.output())
+        wait_for(lambda: 'cause="statement cancelled: 57014"' in api.output())
         wait_for(lambda: api.get('/ready').status_code == 200)
     finally:
         admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")
@@ -280,11 +280,10 @@ def test_prepared_statements_through_a_pgbouncer_that_knows_them(
         DATABASE_URL=url,
         API_SESSION_SETTINGS='false',
         API_WORKERS='2',
-        API_POOL_MIN_SIZE='4',
         API_POOL_TIMEOUT_S='30',
     )
     assert_all_work(api, own_server)
     wait_for(lambda: 1 <= sessions(admin) <= 2)
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
         query = 'select statement from pg_prepared_statements'
-        assert [s for (s,) in connection.execute(query) if s.startswith('/* ')]
+        assert [s for (s,) in connection.execute(query) if ' /* ' in s]

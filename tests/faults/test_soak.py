@@ -43,16 +43,12 @@ SEED = int(os.environ.get('SOAK_SEED') or random.SystemRandom().randrange(10**6)
 WORKERS, POOL_SIZE, MAX_WAITING = 2, 4, 16
 SETTINGS = {
     'API_WORKERS': str(WORKERS),
-    'API_REUSE_PORT': 'true',
-    # pools that are full from the start, so that their size at the end can be told
     'API_POOL_SIZE': str(POOL_SIZE),
-    'API_POOL_MIN_SIZE': str(POOL_SIZE),
     'API_POOL_MAX_WAITING': str(MAX_WAITING),
     # brief, as faults last until one is over, and yet long for a loaded machine. Not the same: who
     # stops waiting just when sessions become free is told that the database is unavailable
     'API_POOL_TIMEOUT_S': '7',
     'API_STATEMENT_TIMEOUT_S': '10',
-    'API_GZIP_MIN_BYTES': '500',
 }
 LIVE = '/live'
 

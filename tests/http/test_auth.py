@@ -6,9 +6,12 @@ import re
 import subprocess
 from collections.abc import Callable
 
+import falcon.testing
 import pytest
 
 from api import OPENAPI
+from api.app import create_app
+from api.config import Settings
 from tests.support import ROOT, ApiProcess, clean_environment, settled_output
 
 TOKEN = 'a-token-that-nobody-guesses'
@@ -91,6 +94,24 @@ def test_anybody_else_is_told_what_is_missing(
 @pytest.mark.parametrize('path', OPEN)
 def test_what_holds_no_data_stays_open(guarded: ApiProcess, path: str) -> None:
     assert guarded.get(path, follow_redirects=True).status_code == 200
+
+
+def test_new_resource_wants_a_token_unless_it_is_public() -> None:
+    class New:
+        def on_get(self, _req: falcon.Request, _resp: falcon.Response) -> None:
+            """Answer with nothing."""
+
+    class Public(New):
+        is_public = True
+
+    app = create_app(Settings(database_url='host=/nowhere', token_sha256=(HASH,)))
+    app.add_route('/new', New())
+    app.add_route('/public', Public())
+    client = falcon.testing.TestClient(app)
+    assert client.simulate_get('/new').status_code == 401
+    headers = {'Authorization': f'Bearer {TOKEN}'}
+    assert client.simulate_get('/new', headers=headers).status_code == 200
+    assert client.simulate_get('/public').status_code == 200
 
 
 def test_contract_tells_what_stays_open() -> None:

@@ -186,9 +186,7 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     statements = re.findall(r'LOG:  (statement|execute [^:]*): (.*)', written)
     assert len(statements) == len(timestamps) + 1
     assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
-    assert {text for _, text in statements} == {
-        '/* top_benefits.sql */ with /* top_benefits.sql */ params as ('
-    }
+    assert {text for _, text in statements} == {'-- name: top_benefits(timestamp)^'}
 
 
 def test_slow_statement_is_a_timeout_and_its_session_has_a_name(
@@ -205,7 +203,7 @@ def test_slow_statement_is_a_timeout_and_its_session_has_a_name(
     assert api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00')).status_code == 504
     [activity] = rows.connection.execute(
         'select application_name from pg_stat_activity'
-        " where datname = current_database() and query like '/* available%' limit 1"
+        " where datname = current_database() and query like '-- name: available%' limit 1"
     ).fetchone()
     assert activity.startswith('membership-benefits-api/')
 

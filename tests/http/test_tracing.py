@@ -1,33 +1,24 @@
 """A request can be followed: X-Request-ID, Server-Timing and the access log."""
 
-import json
-import logging
 import re
 from collections.abc import Callable
-from contextlib import closing
 
+import falcon.testing
 import pytest
-from api.database.sessions import Sessions
 
+from api.app import create_app
 from api.config import Settings
-from api.telemetry.log import (
-    RENDERERS,
-    Debounce,
-    LineFormatter,
-    answer_to_logfmt,
-    to_logfmt,
-)
-from api.telemetry.metrics import Metrics
-from tests.support import DEADLINE_S, ApiProcess, Rows, settled_output, until, wait_for
+from api.telemetry.log import request_id
+from tests.support import ApiProcess, Rows, settled_output, until
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'
 
 
-def access_line(api: ApiProcess, request_id: str) -> str:
+def access_line(api: ApiProcess, id_: str) -> str:
     """Return the access log line of a request."""
     for _ in until():
-        lines = [line for line in api.output().splitlines() if f'request_id={request_id} ' in line]
+        lines = [line for line in api.output().splitlines() if f'request_id={id_} ' in line]
         if any('event=request' in line for line in lines):
             [line] = [line for line in lines if 'event=request' in line]
             return line
@@ -119,116 +110,15 @@ def test_answer_that_a_client_has_already_is_logged_without_its_bytes(api: ApiPr
     assert ' bytes=0 ' in line
 
 
-def test_same_warning_is_written_once_in_a_while_and_every_error() -> None:
-    debounce = Debounce()
-
-    def written(level: int, message: str, at_s: float) -> dict[str, object] | None:
-        record = logging.makeLogRecord({'levelno': level, 'msg': message, 'created': at_s})
-        return record.__dict__ if debounce.filter(record) else None
-
-    for at_s in (100.0, 100.0, 101.0):
-        assert written(logging.ERROR, 'broken', at_s)
-    assert 'held_back' not in written(logging.WARNING, 'slow', 100.0)
-    assert written(logging.WARNING, 'slow', 101.0) is None
-    assert 'held_back' not in written(logging.WARNING, 'other', 101.0)
-    assert written(logging.WARNING, 'slow', 109.9) is None
-    assert written(logging.WARNING, 'slow', 110.1)['held_back'] == 2
-    assert written(logging.WARNING, 'slow', 119.9) is None
-    assert written(logging.WARNING, 'slow', 120.2)['held_back'] == 1
-    assert 'held_back' not in written(logging.WARNING, 'slow', 140.0)
+def test_what_a_thread_does_after_an_answer_is_not_for_its_request() -> None:
+    app = create_app(Settings(database_url='host=/nowhere', pool_timeout_s=0.1))
+    client = falcon.testing.TestClient(app)
+    for path in ('/live', '/nowhere', AVAILABLE, TOP):
+        client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
+        assert request_id.get() is None
 
 
-def test_json_lines(start_api: Callable[..., ApiProcess], sample_url: str) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_LOG_FORMAT='json')
-    api.get(TOP, headers={'X-Request-ID': 'json-1'})
-    found = wait_for(
-        lambda: [json.loads(line) for line in api.output().splitlines() if 'json-1' in line]
-    )
-    assert found[0]['route'] == TOP
-    assert found[0]['status'] == 200
-    assert found[0]['level'] == 'info'
-    for line in api.output().splitlines():
-        json.loads(line)
-
-
-def test_log_level_silences_the_access_log(
-    start_api: Callable[..., ApiProcess], sample_url: str, unused_port: int
-) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_LOG_LEVEL='warning', API_PORT=str(unused_port))
-    assert api.get(TOP).status_code == 200
-    api.stop()
-    assert 'event=request' not in api.output()
-
-
-def test_what_a_thread_does_after_an_answer_is_not_for_its_request(sample_url: str) -> None:
-    import falcon.testing  # noqa: PLC0415
-
-    from api.app import create_app  # noqa: PLC0415
-
-    settings = Settings(database_url=sample_url, pool_timeout_s=DEADLINE_S)
-    with closing(Sessions(settings, Metrics())) as sessions:
-        client = falcon.testing.TestClient(create_app(settings, sessions=sessions))
-        for path in ('/live', '/nowhere', AVAILABLE):
-            client.simulate_get(path, headers={'X-Request-ID': 'answered-1'})
-            later = logging.makeLogRecord({'msg': 'later'})
-            line = LineFormatter(RENDERERS['logfmt']).format(later)
-            assert 'event=later' in line
-            assert 'answered-1' not in line
-
-
-@pytest.mark.parametrize(
-    ('value', 'written'),
-    [
-        ('plain', 'plain'),
-        (0.5, '0.5'),
-        ('two words', '"two words"'),
-        ('a=b', '"a=b"'),
-        ('a "b"', r'"a \"b\""'),
-        ('C:\\temp', 'C:\\temp'),
-        ('C:\\my temp', r'"C:\\my temp"'),
-        ('one\ntwo', r'one\ntwo'),
-        ('', ''),
-        (None, ''),
-    ],
-)
-def test_logfmt_quotes_what_would_be_misread(value: object, written: str) -> None:
-    record = logging.makeLogRecord({'msg': 'it', 'levelname': 'INFO', 'value': value})
-    line = LineFormatter(RENDERERS['logfmt']).format(record)
-    assert re.fullmatch(r'timestamp=\S+Z level=info event=it value=(.*)', line)[1] == written
-
-
-@pytest.mark.parametrize('problem', [{}, {'problem': 'overloaded'}])
-def test_line_of_an_answer_is_that_of_every_other_line(problem: dict[str, str]) -> None:
-    fields = {
-        'timestamp': '2026-01-01T00:00:00.000001Z',
-        'level': 'info',
-        'event': 'request',
-        'request_id': 'a=b',
-        'method': 'A"B',
-        'route': '/venues/{venueId}/available-benefits',
-        'status': 200,
-        'bytes': 0,
-        'total_ms': 1.0,
-        'pool_ms': 0.125,
-        'database_ms': 1e-07,
-        **problem,
-    }
-    assert answer_to_logfmt(fields) == to_logfmt(fields)
-
-
-def test_traceback_is_one_line(sample_url: str) -> None:
-    try:
-        _ = 1 / 0
-    except ZeroDivisionError as ex:
-        record = logging.makeLogRecord({'msg': 'it', 'exc_info': (type(ex), ex, ex.__traceback__)})
-    in_json = json.loads(LineFormatter(RENDERERS['json']).format(record))
-    assert in_json['exception'].startswith('Traceback (most recent call last):\n  File ')
-    assert in_json['exception'].endswith('\nZeroDivisionError: division by zero')
-    in_logfmt = LineFormatter(RENDERERS['logfmt']).format(record)
-    assert in_logfmt.endswith(r'\nZeroDivisionError: division by zero"')
-
-
-def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
+def test_failure_of_the_database_is_in_the_line_of_its_request(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=database_url)
@@ -236,7 +126,8 @@ def test_unexpected_failure_is_logged_once_under_the_id_that_the_client_sees(
     answer = api.get(TOP, headers={'X-Request-ID': 'fails-1'})
     assert answer.status_code == 500
     assert answer.json()['requestId'] == 'fails-1'
-    access_line(api, 'fails-1')  # the last of the request's
-    errors = [line for line in api.output().splitlines() if 'level=error' in line]
-    assert len(errors) == 1
-    assert 'request_id=fails-1' in errors[0]
+    line = access_line(api, 'fails-1')
+    assert ' level=warning ' in line
+    cause = 'UndefinedTable: relation \\"benefit_usage\\" does not exist'
+    assert line.endswith(f' problem=internal-error cause="{cause}"')
+    assert settled_output(api).count('request_id=fails-1') == 1

@@ -141,7 +141,11 @@ def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
     def told() -> str:
         """Run the tests that need no database; returns what they print."""
         words = ['tests/database/test_query_files.py', 'tests/test_readme.py']
-        words += ['tests/http/test_openapi.py', '-k', 'its_route or has_a_route or another_form or agree or reports']
+        words += [
+            'tests/http/test_openapi.py',
+            '-k',
+            'its_route or has_a_route or another_form or agree or reports',
+        ]
         finished = subprocess.run(
             [sys.executable, '-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', *words],
             cwd=project,

@@ -200,7 +200,8 @@ def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
     wait_for(lambda: sessions(admin) == 1)  # and those of PgBouncers before have ended
     query = 'select application_name, pg_terminate_backend(pid) from pg_stat_activity'
     killed = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
-    [(name, True)] = killed
+    [(name, was_killed)] = killed
+    assert was_killed
     assert name.startswith('membership-benefits-api/')
     assert api.get(PATHS[0]).status_code == 200
     bouncer.kill()

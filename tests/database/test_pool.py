@@ -9,7 +9,12 @@ import pytest
 
 from api.config import Settings
 from api.database import connection
-from api.database.connection import LATE_ANSWERS, PROBE_EVERY, Connection, connection_parameters
+from api.database.connection import (
+    LAST_ANSWERS,
+    PROBE_EVERY,
+    Connection,
+    connection_parameters,
+)
 from api.database.errors import OverloadedError, UnavailableError
 from api.database.pool import Answer, Pool
 from api.database.queries import FOLDER, load_query
@@ -59,20 +64,25 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[None] = []
+
+    def answer_within(seconds: float) -> None:
+        monkeypatch.setattr(connection, 'NEAR_S', seconds)
+        monkeypatch.setattr(connection, 'PATIENT_S', seconds)
+
     with connected(database_url) as opened:
         opened.before_waiting = lambda: waits.append(None)
-        monkeypatch.setattr(connection, 'EAGER_S', DEADLINE_S)
+        answer_within(DEADLINE_S)
         opened.execute('select 1')
         assert len(waits) == 0  # a quick answer costs no switch to another thread
-        monkeypatch.setattr(connection, 'EAGER_S', 0.01)
-        for _ in range(LATE_ANSWERS):
-            opened.execute('select pg_sleep(0.1)')
-        assert len(waits) == LATE_ANSWERS
+        answer_within(0.001)
+        for _ in range(LAST_ANSWERS):
+            opened.execute('select pg_sleep(0.01)')
+        assert len(waits) == LAST_ANSWERS
         # from now on it is called at once, but for one exchange in many
-        monkeypatch.setattr(connection, 'EAGER_S', DEADLINE_S)
+        answer_within(DEADLINE_S)
         for _ in range(PROBE_EVERY):
             opened.execute('select 1')
-        assert LATE_ANSWERS < len(waits) < LATE_ANSWERS + PROBE_EVERY
+        assert LAST_ANSWERS < len(waits) < LAST_ANSWERS + PROBE_EVERY
         # that one came quickly, so the next ones do not call it
         before = len(waits)
         opened.execute('select 1')

@@ -195,7 +195,8 @@ def test_cancelled_statement_is_not_tried_again(
         wait_until_busy(rows)
         rows.connection.execute(
             'select pg_cancel_backend(pid) from pg_stat_activity'
-            " where query like '-- name: available%' and datname = current_database() and state = 'active'"
+            " where query like '-- name: available%' and datname = current_database()"
+            " and state = 'active'"
         )
         answer = asking.result()
     assert answer.status_code == 504

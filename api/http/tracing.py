@@ -53,6 +53,8 @@ class Tracing:
         self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
         """Tell client, log and metrics what was asked and where the time went."""
+        # falcon refuses some methods before it calls process_request
+        request_id.set(req.id)
         resp.set_header('X-Request-ID', req.id)
         total_s = perf_counter() - req.started
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000

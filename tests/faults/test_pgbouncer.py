@@ -16,6 +16,7 @@ from tests.support import (
     ApiProcess,
     Daemon,
     Rows,
+    client_of_each_worker,
     program,
     run,
     settled_output,
@@ -119,6 +120,9 @@ def ask_at_once(api: ApiProcess) -> list[int]:
 
 
 def assert_all_work(api: ApiProcess, own_server: EmbeddedServer) -> None:
+    # a worker is not ready until its first ping has been answered
+    with client_of_each_worker(api) as clients:
+        assert {client.get('/ready').status_code for client in clients.values()} == {200}
     for path in PATHS:
         assert api.get(path).status_code == 200, path
     assert set(ask_at_once(api)) == {200}

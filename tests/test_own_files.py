@@ -12,7 +12,7 @@ from tests.support import ApiProcess, reason, run_check
 
 TOP, INACTIVE = '/venues/top-benefits', '/venues/1/inactivity-periods'
 HEAD = '-- name: top_benefits(timestamp)^\nselect '
-BIND = ' from (select coalesce(:timestamp::timestamptz, now()) as as_of) as params'
+BIND = '\nfrom (\nselect coalesce(:timestamp::timestamptz, now()) as as_of) as params'
 OWN = f'{HEAD}\'["ours"]\'::json as body, null::text as missing{BIND};\n'
 
 MOMENT = OWN.replace('(timestamp)', '(moment)').replace(':timestamp:', ':moment:')
@@ -84,7 +84,7 @@ def test_folder_is_relative_to_where_the_service_is_started(sample_url: str) -> 
         (OWN.replace(BIND, f'{BIND} where false'), 'must return one row, body json'),
         (MOMENT, f'must have the parameters of {FOLDER}/top_benefits.sql'),
         (REQUIRED, f'must have the parameters of {FOLDER}/top_benefits.sql'),
-        ('select 1;', 'must define top_benefits, but defines '),
+        ('select 1;', 'line 1: must be -- name: top_benefits(parameter, ...)^'),
         # what is found by running it, and not by planning it
         (OWN.replace('null::text', ZERO), 'division by zero'),
         (OWN.replace('select', DELETE, 1), 'in a read-only transaction'),

@@ -235,7 +235,7 @@ def find_port(settings: Settings) -> int:
         with socket.create_server((settings.host, settings.port), family=family) as listener:
             return listener.getsockname()[1]
     except OSError as ex:
-        reason = ex.strerror or str(ex)
+        reason = os.strerror(ex.errno) if (ex.errno or 0) > 0 else ex.strerror
         raise ConfigError(
             f'cannot listen on {settings.host} port {settings.port}: {reason}; API_PORT=0 takes'
             ' any port that is free'

@@ -13,6 +13,7 @@ tool=$1
 shift
 here=$(dirname "$0")
 db=$(dirname "$here")/db
+db=${db#./}
 folder=$db/functions
 file=$folder/${FUNCTION:=}.sql
 

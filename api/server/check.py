@@ -65,7 +65,9 @@ def run(connection: Connection, query: Query, limit_s: float, place: str) -> boo
     values = {each.name: 0 if each.type == 'bigint' else None for each in query.parameters}
     try:
         with connection.transaction():
-            connection.execute(f'set local statement_timeout = {limit_s * 1000:.0f}')
+            connection.execute(
+                f'set transaction read only; set local statement_timeout = {limit_s * 1000:.0f}'
+            )
             answer = connection.execute(query.sql, values)
     except psycopg.errors.QueryCanceled:
         return False

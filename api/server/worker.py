@@ -30,7 +30,7 @@ class WaitressWorker(Worker):
             settings.pool_size + settings.pool_max_waiting + SPARE_THREADS,
             settings.pool_size + 1,
         )
-        sockets = [BalancedSocket(fileno=os.dup(listener.fileno())) for listener in self.sockets]
+        sockets = [BalancedSocket(fileno=listener.sock.detach()) for listener in self.sockets]
         for each in sockets:
             each.has_most = self._has_most_connections
         self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)

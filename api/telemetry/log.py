@@ -26,7 +26,7 @@ from api.telemetry import metrics
 MAX_LINES = 4096
 # seconds in which lines are gathered, to be written at once
 GATHERING_S = 0.1
-NEEDS_QUOTES = re.compile(r'[\s="\\]')
+NEEDS_QUOTES = re.compile(r'[\s="]')
 # seconds that a process that ends waits for its last lines to be written
 FLUSH_S = 1.0
 

@@ -31,7 +31,7 @@ class Clients:
         self.pool = stack.enter_context(open_pool(patient(url, pool_size=2)))
         # their limits are not those of the pool, so that the running query is not cancelled
         settings = patient(url, **limits)
-        self._slow = SlowQueries(self.pool, settings, lambda: self.waits.append(None))
+        self._slow = SlowQueries(self.pool, settings, lambda **_: self.waits.append(None))
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def ask(self, day: int) -> Answer:

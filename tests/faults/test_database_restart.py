@@ -117,6 +117,8 @@ def test_ended_parallel_worker_costs_no_request(
         f'alter database {rows.connection.info.dbname} set parallel_tuple_cost = 0',
         'alter table benefit_usage rename to quick',
         'alter table quick set (parallel_workers = 2)',
+        'drop index benefit_usage_benefit_id_usage_timestamp_idx',
+        'drop index benefit_usage_person_id_benefit_id_usage_timestamp_idx',
         'create function slowly(integer) returns boolean language plpgsql stable parallel safe'
         " as 'begin perform pg_sleep(0.01); return true; end'",
         'create view benefit_usage as select * from quick where slowly(id)',

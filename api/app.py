@@ -55,14 +55,15 @@ def create_app(
     settings: Settings | None = None,
     *,
     reports: dict[Report, Query] | None = None,
-    before_waiting: Callable[[], None] = lambda: None,
+    before_waiting: Callable[..., None] = lambda **_: None,
 ) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The service's settings; by default those of the environment.
         reports: The reports and their queries; by default loaded now.
-        before_waiting: Called by a thread that is about to wait for something.
+        before_waiting: Called by a thread that is about to wait; with is_idle=True if it waits for
+            something other than the database.
 
     Raises:
         QueryFileError: A report's file is missing or does not fit its path.

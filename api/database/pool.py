@@ -38,7 +38,7 @@ class Pool:
         ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings, before_waiting: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, before_waiting: Callable[..., None]) -> None:
         self._settings = settings
         self._before_waiting = before_waiting
         self._in_use: set[Connection] = set()

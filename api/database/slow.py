@@ -25,7 +25,7 @@ class SlowQueries:
         before_waiting: Called by a thread that is about to wait.
     """
 
-    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[..., None]) -> None:
         self._pool = pool
         self._before_waiting = before_waiting
         self._turn_timeout_s = settings.pool_timeout_s

@@ -102,6 +102,7 @@ def test_load_spreads_over_the_standbys(
         DATABASE_URL=hosts(cluster.one, cluster.other) + SPREAD,
         API_WORKERS='1',
         API_POOL_SIZE=str(CHOICES),
+        API_SLOW_REPORTS_AT_ONCE=str(CHOICES),
     )
     # as many clients as connections, so that the pool grows
     with Load(api.url, path, clients=2 * CHOICES) as clients:

@@ -83,9 +83,10 @@ def check(settings: Settings) -> None:
         NotCheckedError: The database cannot be checked now.
     """
     reports = load_reports(settings)
+    warnings = check_database(settings, reports.values())
     for report, query in reports.items():
         print(f'{report.path}: {query.path}', flush=True)
-    for warning in check_database(settings, reports.values()):
+    for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
 
 

@@ -66,7 +66,8 @@ def run(connection: Connection, query: Query, limit_s: float, place: str) -> boo
     try:
         with connection.transaction():
             connection.execute(
-                f'set transaction read only; set local statement_timeout = {limit_s * 1000:.0f}'
+                'set local transaction_read_only = on;'
+                f' set local statement_timeout = {limit_s * 1000:.0f}'
             )
             answer = connection.execute(query.sql, values)
     except psycopg.errors.QueryCanceled:

@@ -86,25 +86,25 @@ class LeaderFollowers:
             self._unused -= 1
             threading.Thread(target=self._work, daemon=True).start()
 
-    def promote_if_late(self) -> None:
-        """Promote a follower if requests wait for too long; called a few times a second."""
-        if self._is_late() and not self._lead.locked():
+    def promote_if_needed(self, *, is_free: bool = False) -> None:
+        """Promote a follower if nobody leads; also called a few times a second.
+
+        Args:
+            is_free: Whether another request may be answered at once; else only one that is late.
+        """
+        if not self._lead.locked() and (is_free or not self._received or self._is_late()):
             self.promote_follower()
 
     def hand_over(self, *, is_idle: bool) -> None:
         """Give up the lead, if the caller has it; see hand_over_loop."""
         me = threading.get_ident()
-        was_leader = self._leader == me
-        if was_leader:
+        if self._leader == me:
             self._leader = None
             self._lead.release()
         if is_idle:
             self._answering.discard(me)
-        elif not was_leader:
-            return
         # else the queue has to wait, and the next thread that has answered goes on with it
-        if not self._received or len(self._answering) < self._at_once or self._is_late():
-            self.promote_follower()
+        self.promote_if_needed(is_free=len(self._answering) < self._at_once)
 
     def _is_late(self) -> bool:
         try:

@@ -36,7 +36,7 @@ class WaitressWorker(Worker):
         self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
         self._threads.promote_follower()
         while self.alive and os.getppid() == self.ppid:
-            self._threads.promote_if_late()
+            self._threads.promote_if_needed()
             if time.monotonic() - self._threads.looked_at < LOOP_TIMEOUT_S + INTERVAL_S:
                 self.notify()  # if the loop is stuck, gunicorn ends the worker
             if select.select([self.PIPE[0]], [], [], INTERVAL_S)[0]:
@@ -58,7 +58,7 @@ class WaitressWorker(Worker):
             if time.monotonic() > deadline:
                 self.log.warning('worker %s ends with answers in progress', self.pid)
                 break
-            self._threads.promote_if_late()
+            self._threads.promote_if_needed()
             self.notify()
             time.sleep(DRAIN_INTERVAL_S)
 

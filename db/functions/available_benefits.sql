@@ -3,12 +3,13 @@
 --
 -- Serves       GET /venues/{venueId}/available-benefits
 -- Returns      one row. body (json): an array with one element per benefit, ordered by id. missing (text):
---              the first parameter that names no venue or person, else null; if not null, ignore body
+--              'venue_id' or 'person_id' if there is none with this id, else null; if not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
 -- Performance  max() takes one index probe per benefit, however many uses the person has. The not exists of
---              db/plain/available_benefits.sql returns the same, but may become a join with all those uses
+--              db/plain/available_benefits.sql has the same result, but can become a join that reads them all
 
--- one row: the arguments, the time in UTC. Not materialized, so that the planner sees their values
+-- one row: the arguments; the time, null meaning now, in UTC without a time zone, as "usageTimestamp" is. Not
+-- materialized, so that the planner sees the values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -16,7 +17,7 @@ with params as not materialized (
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: the time after a use in which the person cannot use the benefit again
+-- one row per supported recurrence: how long after a use the person cannot use the benefit again
 cooldowns (recurrence, cooldown) as (
     values
     ('day', interval '24 hours'),
@@ -24,7 +25,8 @@ cooldowns (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that the person has not used within its cooldown, the end of it excluded
+-- one row per benefit of the venue with a supported recurrence that is not in its cooldown at as_of. It is
+-- available again at the moment the cooldown ends. Uses after as_of do not count
 available as (
     select
         benefit.id,
@@ -36,10 +38,10 @@ available as (
         ) as element
     from params
     inner join benefit on params.venue_id = benefit."venueId"
-    -- recurrence may be an enum
+    -- the cast is for a column whose type is an enum
     inner join cooldowns on benefit.recurrence::text = cooldowns.recurrence
     where
-        -- there is no use within the cooldown
+        -- max() is null if the person has no use within the cooldown
         (
             select max(benefit_usage."usageTimestamp")
             from benefit_usage

@@ -3,21 +3,23 @@
 --
 -- Serves       GET /venues/{venueId}/inactivity-periods
 -- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
---              id. missing (text): venue_id if there is no such venue, else null; if not null, ignore body
+--              id. missing (text): 'venue_id' if there is no such venue, else null; if not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
--- Performance  A gap lasts from a use to the next one. Checkpoints are one threshold apart, so every gap that
---              is at least as long contains one. Two index probes per checkpoint find the gap around it: at
---              most 26 per benefit (180 days / 14 days is 13 checkpoints), however often it was used.
---              db/plain/inactivity_periods.sql returns the same, but reads all uses in the 180 days
+-- Performance  A gap is between two uses, or between a use and the start or end of the report. Probe times
+--              are one threshold apart, so a gap of at least that length contains one. Two index probes find
+--              the gap around it: at most 26 per benefit (180 / 14, rounded up, is 13 probe times), however
+--              often it was used. The simpler query in db/plain/inactivity_periods.sql has the same result,
+--              but reads all uses in the 180 days
 
--- one row: the arguments, the time in UTC. Not materialized, so that the planner sees their values
+-- one row: the arguments; the time, null meaning now, in UTC without a time zone, as "usageTimestamp" is. Not
+-- materialized, so that the planner sees the values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: the shortest gap that is significant
+-- one row per supported recurrence: the minimum length of a significant gap
 thresholds (recurrence, threshold) as (
     values
     ('day', interval '14 days'),
@@ -25,96 +27,100 @@ thresholds (recurrence, threshold) as (
     ('month', interval '30 days')
 ),
 
--- one row per benefit of the venue with a supported recurrence: its threshold, and when the report starts and
--- ends. Its length is that of top_benefits.sql
+-- one row per benefit of the venue with a supported recurrence: its threshold, and the start and end of the
+-- report. If the 180 days change, also change top_benefits.sql
 reported as (
     select
         benefit.id as benefit_id,
         thresholds.threshold,
-        params.as_of - interval '180 days' as start_time,
-        params.as_of as end_time
+        params.as_of - interval '180 days' as report_start,
+        params.as_of as report_end
     from params
     inner join benefit on params.venue_id = benefit."venueId"
-    -- recurrence may be an enum
+    -- the cast is for a column whose type is an enum
     inner join thresholds on benefit.recurrence::text = thresholds.recurrence
 ),
 
--- one row per checkpoint of a benefit: the first when the report begins, then one every threshold
-checkpoints as (
+-- one row per probe time of a benefit: at the start of the report, then at intervals of one threshold, up to
+-- but not including the end
+probe_times as (
     select
         reported.*,
-        series.moment
+        series.probe_time
     from reported
-    cross join generate_series(reported.start_time, reported.end_time, reported.threshold) as series (moment)
+    cross join
+        generate_series(reported.report_start, reported.report_end, reported.threshold) as series (probe_time)
     where
-        -- this line is for the planner only: with a lower and an upper bound it expects 5 rows, not 1,000
-        series.moment >= reported.start_time
-        and series.moment < reported.end_time
+        -- the first condition is always true. With a lower and an upper bound, the planner expects 5 rows
+        -- per benefit instead of 1,000
+        series.probe_time >= reported.report_start
+        and series.probe_time < reported.report_end
 ),
 
--- one row per checkpoint: the gap around it, from the last use up to it (or the start of the report) to the
--- next use (or the end of the report). Materialized, or else each subquery runs again for the condition below
-checkpoint_gaps as materialized (
+-- one row per probe time: the gap around it, from the last use at or before it (if none, the start of the
+-- report) to the next use (if none, the end of the report). Materialized, because otherwise the condition in
+-- significant_gaps would run each subquery again
+probed_gaps as materialized (
     select
-        checkpoints.benefit_id,
-        checkpoints.threshold,
+        probe_times.benefit_id,
+        probe_times.threshold,
         coalesce(
             (
                 select max(benefit_usage."usageTimestamp")
                 from benefit_usage
                 where
-                    benefit_usage."benefitId" = checkpoints.benefit_id
-                    and benefit_usage."usageTimestamp" > checkpoints.start_time
-                    and benefit_usage."usageTimestamp" <= checkpoints.moment
+                    benefit_usage."benefitId" = probe_times.benefit_id
+                    and benefit_usage."usageTimestamp" > probe_times.report_start
+                    and benefit_usage."usageTimestamp" <= probe_times.probe_time
             ),
-            checkpoints.start_time
+            probe_times.report_start
         ) as start_time,
         coalesce(
             (
                 select min(benefit_usage."usageTimestamp")
                 from benefit_usage
                 where
-                    benefit_usage."benefitId" = checkpoints.benefit_id
-                    and benefit_usage."usageTimestamp" > checkpoints.moment
-                    and benefit_usage."usageTimestamp" <= checkpoints.end_time
+                    benefit_usage."benefitId" = probe_times.benefit_id
+                    and benefit_usage."usageTimestamp" > probe_times.probe_time
+                    and benefit_usage."usageTimestamp" <= probe_times.report_end
             ),
-            checkpoints.end_time
+            probe_times.report_end
         ) as end_time
-    from checkpoints
+    from probe_times
 ),
 
--- one row per significant gap; a long gap is found at several checkpoints
-periods as (
+-- one row per significant gap. Distinct, because a long gap is found at several probe times
+significant_gaps as (
     select distinct
-        checkpoint_gaps.benefit_id,
-        checkpoint_gaps.start_time,
-        checkpoint_gaps.end_time
-    from checkpoint_gaps
-    where checkpoint_gaps.end_time - checkpoint_gaps.start_time >= checkpoint_gaps.threshold
+        probed_gaps.benefit_id,
+        probed_gaps.start_time,
+        probed_gaps.end_time
+    from probed_gaps
+    where probed_gaps.end_time - probed_gaps.start_time >= probed_gaps.threshold
 ),
 
--- one row per benefit with at least one significant period
-inactive as (
+-- one row per benefit with at least one significant gap: its element of the JSON array
+inactive_benefits as (
     select
-        periods.benefit_id,
+        significant_gaps.benefit_id,
         json_build_object(
-            'benefitId', periods.benefit_id,
+            'benefitId', significant_gaps.benefit_id,
             'inactivityPeriods', json_agg(
                 json_build_object(
-                    'startTime', periods.start_time at time zone 'UTC',
-                    'endTime', periods.end_time at time zone 'UTC'
+                    'startTime', significant_gaps.start_time at time zone 'UTC',
+                    'endTime', significant_gaps.end_time at time zone 'UTC'
                 )
-                order by periods.start_time
+                order by significant_gaps.start_time
             )
         ) as element
-    from periods
-    group by periods.benefit_id
+    from significant_gaps
+    group by significant_gaps.benefit_id
 )
 
 select
     (
-        select coalesce(json_agg(inactive.element order by inactive.benefit_id), '[]')
-        from inactive
+        select coalesce(json_agg(inactive_benefits.element order by inactive_benefits.benefit_id), '[]')
+        from inactive_benefits
     ) as body,
     case
         when

@@ -1,50 +1,42 @@
 -- name: top_benefits(timestamp)^
--- The three most used benefits of every venue in the 180 days up to a given time.
+-- The most used benefits, at most three, of every venue in the 180 days up to a given time.
 --
 -- Serves       GET /venues/top-benefits
--- Returns      one row. body (json): an array with one element per venue, ordered by id. missing (text):
---              always null, a column that the other reports need
--- Index        none: all uses are read. An index-only scan of benefit_usage ("benefitId", "usageTimestamp")
---              can take the place of the table's
--- Performance  One scan, in parallel where the table is large. The report's start and end are subqueries that
---              run once, so that postgres_fdw sends their values, and the count, to other servers; it would
---              not send now()
+-- Returns      one row. body (json): an array with one element per venue, used or not, ordered by id.
+--              missing (text): always null; present because the other reports return it
+-- Index        none needed: the whole table benefit_usage is read once
+-- Performance  The bounds of the time range are scalar subqueries, each evaluated once. If benefit_usage is a
+--              foreign table, postgres_fdw can therefore push down the conditions and the count. It cannot
+--              push down a condition that contains now()
 
--- one row: the argument, in UTC
+-- one row: the argument, null meaning now, in UTC without a time zone, as "usageTimestamp" is
 with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row: the numbers of the report. To change its length, change inactivity_periods.sql and the name
--- topBenefits180Days too
-constants as not materialized (
+-- one row: the time range of the report, start exclusive and end inclusive, and the number of benefits per
+-- venue. If the 180 days change, also change inactivity_periods.sql and the name topBenefits180Days
+constants as materialized (
     select
-        interval '180 days' as report_length,
+        params.as_of - interval '180 days' as start_time,
+        params.as_of as end_time,
         3 as top_size
-),
-
--- one row: when the report begins (a use at that moment does not count) and ends (a use at that moment does)
-report as materialized (
-    select
-        params.as_of - constants.report_length as report_start,
-        params.as_of as report_end
     from params
-    cross join constants
 ),
 
--- one row per benefit with at least one use in the report: how many it has
+-- one row per benefit used in the time range: its number of uses
 usage_counts as (
     select
         benefit_usage."benefitId" as benefit_id,
         count(*) as usage_count
     from benefit_usage
     where
-        benefit_usage."usageTimestamp" > (select report.report_start from report)
-        and benefit_usage."usageTimestamp" <= (select report.report_end from report)
+        benefit_usage."usageTimestamp" > (select constants.start_time from constants)
+        and benefit_usage."usageTimestamp" <= (select constants.end_time from constants)
     group by benefit_usage."benefitId"
 ),
 
--- one row per such benefit, with its rank in its venue: most used first, then by id
+-- one row per benefit used in the time range: its rank in its venue, by number of uses, then by id
 ranked as (
     select
         benefit."venueId" as venue_id,
@@ -58,8 +50,8 @@ ranked as (
     inner join benefit on usage_counts.benefit_id = benefit.id
 ),
 
--- one row per venue with at least one use in the report: its top benefits
-venue_tops as (
+-- one row per venue with at least one use in the time range: its top benefits as a JSON array
+top_per_venue as (
     select
         ranked.venue_id,
         json_agg(
@@ -77,7 +69,7 @@ select
         json_agg(
             json_build_object(
                 'venueId', venue.id,
-                'topBenefits180Days', coalesce(venue_tops.benefits, '[]')
+                'topBenefits180Days', coalesce(top_per_venue.benefits, '[]')
             )
             order by venue.id
         ),
@@ -85,4 +77,4 @@ select
     ) as body,
     null::text as missing
 from venue
-left join venue_tops on venue.id = venue_tops.venue_id;
+left join top_per_venue on venue.id = top_per_venue.venue_id;

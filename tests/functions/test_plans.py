@@ -164,7 +164,7 @@ def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
     busy = plans.of('inactivity_periods', venue=BUSY)
     probes = [sum(n['Actual Loops'] for n in p.nodes('benefit_usage')) for p in (quiet, busy)]
     assert probes[1] == pytest.approx(probes[0], rel=0.2)
-    # 13, 9 and 6 checkpoints in the 180 days
+    # 13, 9 and 6 probe times in the 180 days
     assert max(probes) <= 2 * (13 + 9 + 6)
     assert busy.pages <= 1.2 * quiet.pages
 

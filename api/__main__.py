@@ -35,11 +35,14 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
 import argparse
 import secrets
 
+import psycopg
+
 from api.app import load_reports
 from api.config import ConfigError, Settings, load_settings
+from api.database.connection import in_one_line
 from api.database.queries import QueryFileError
 from api.http.auth import hash_of
-from api.server.check import NotCheckedError, check_database
+from api.server.check import check_database
 from api.server.service import Service
 
 TOKEN_BYTES = 32
@@ -66,8 +69,11 @@ def main() -> int:
             check(load_settings())
         else:
             Service().run()
-    except (ConfigError, QueryFileError, NotCheckedError) as ex:
+    except (ConfigError, QueryFileError) as ex:
         print(f'error: {ex}', file=sys.stderr)
+        return 1
+    except psycopg.Error as ex:
+        print(f'error: the database cannot be checked: {in_one_line(ex)}', file=sys.stderr)
         return 1
     finally:
         clean_up()
@@ -80,7 +86,7 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigError: The settings name no database.
         QueryFileError: A SQL file does not fit its route or the database.
-        NotCheckedError: The database cannot be checked now.
+        psycopg.Error: The database cannot be checked now.
     """
     reports = load_reports(settings)
     warnings = check_database(settings, reports.values())

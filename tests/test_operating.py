@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.server.http_server import CONNECTION_LIMIT, MAX_BODY_BYTES, MAX_HEADER_BYTES
+from api.server.http_server import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
 from tests.support import (
     ROOT,
@@ -40,7 +40,7 @@ def test_table_of_metrics_is_what_is_scraped(sample_url: str, start_api: Callabl
 
 def test_table_of_limits_is_that_of_the_code() -> None:
     assert [default for _, default, *_ in tables()['limit']] == [
-        f'{CONNECTION_LIMIT}, and what the system lets it open',
+        f'{MAX_CONNECTIONS}',
         '`pool_size` + `pool_max_waiting`',
         f'{MAX_HEADER_BYTES // 1024} KiB',
         f'{MAX_BODY_BYTES // 1024} KiB',

@@ -1,13 +1,11 @@
-"""waitress on a worker's listening sockets: limits, problem documents, balanced connections."""
+"""waitress on a worker's listening sockets: limits, balanced connections, problem documents."""
 
 import errno
-import re
+import mmap
 import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
-from resource import RLIMIT_NOFILE, getrlimit
 
 import falcon
 from waitress.channel import HTTPChannel
@@ -20,21 +18,18 @@ from api.server.threads import LeaderFollowers, hand_over_loop
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# connections of a worker, and the files that it needs beside them
-CONNECTION_LIMIT = 2000
-RESERVED_FILES = 64
-SKIP_S = 0.0005
-MAX_SKIPPED_S = 0.01
-# two codings, or a coding beside a length: two servers may see two different ends of the request
-AMBIGUOUS_LENGTH = re.compile(
-    rb'^transfer-encoding:(.*,|.*^(transfer-encoding|content-length):)'
-    rb'|^content-length:.*^transfer-encoding:',
-    re.IGNORECASE | re.MULTILINE | re.DOTALL,
-)
+# below the usual limit of open files, which is 1,024
+MAX_CONNECTIONS = 900
+# a worker leaves a new connection to others for this long; they may be stuck
+MAX_DEFERRED_S = 0.01
+DEFERRED_S = 0.0005
+# the connections of each worker, in memory that all workers share; a worker has the place of its
+# age in gunicorn, modulo the number of places
+connection_counts = memoryview(mmap.mmap(-1, 1024)).cast('i')
 
 
 class Parser(HTTPRequestParser):
-    """Reads a request, and refuses what two servers could read differently."""
+    """Reads a request."""
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
@@ -42,15 +37,8 @@ class Parser(HTTPRequestParser):
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
-        headers = self.headers
-        if AMBIGUOUS_LENGTH.search(header_plus) or 'TRANSFER_ENCODING' in headers:  # in HTTP/1.0
-            raise ParsingError('ambiguous length')
-        if ',' in headers.get('HOST', ',' if self.version == '1.1' else ''):
-            raise ParsingError('no Host, or more than one')
-        if 'close' in re.split(r'[\s,]+', headers.get('CONNECTION', '').lower()):
-            headers['CONNECTION'] = 'close'  # waitress compares the whole header
-        if self.command == 'OPTIONS' and self.path == '*':
-            self.path = '/'  # all paths allow the same methods (RFC 9110, section 9.3.7)
+        if self.version == '1.1' and 'HOST' not in self.headers:
+            raise ParsingError('no Host')
 
 
 class Task(WSGITask):
@@ -79,11 +67,9 @@ class ProblemTask(ErrorTask):
         )
         self.status = falcon.code_to_http_status(status)
         self.response_headers.extend(headers.items())
-        # set_close_on_finish would add a second Connection header to that of a kept HTTP/1.0
         self.request.headers['CONNECTION'] = 'close'
         self.content_length = len(body)
-        begin = self.request.header_plus.lstrip() or getattr(self.request, 'first_line', b'')
-        self.write(b'' if begin.startswith(b'HEAD ') else body)
+        self.write(body)
 
 
 class Channel(HTTPChannel):
@@ -93,12 +79,6 @@ class Channel(HTTPChannel):
     task_class = Task
     error_task_class = ProblemTask
 
-    def readable(self) -> bool:
-        """Tell whether to watch for data from the client (called by waitress)."""
-        if self.will_close:  # waitress would first wait until the client reads
-            self.handle_close()
-        return super().readable()
-
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:
@@ -107,26 +87,27 @@ class Channel(HTTPChannel):
 
 
 class BalancedSocket(socket.socket):
-    """A listening socket that several workers share.
-
-    A worker that has more connections than another one leaves a new one to it, for MAX_SKIPPED_S at
-    most: the other worker may be stuck.
+    """A listening socket that leaves new connections to workers that have fewer.
 
     Attributes:
-        has_most: Tells whether another worker has fewer connections.
+        count: Returns how many connections this worker has, or 0 if it ends.
+        place: The place of that number in connection_counts.
     """
 
-    has_most: Callable[[], bool]
-    _skipped_at: float | None = None
+    count: Callable[[], int]
+    place: int
+    _deferred_at: float | None = None
 
     def accept(self) -> tuple[socket.socket, object]:
         """Accept a connection, or raise BlockingIOError as if there was none."""
+        connection_counts[self.place] = own = self.count()
         now = time.monotonic()
-        self._skipped_at = self._skipped_at or now
-        if now - self._skipped_at < MAX_SKIPPED_S and self.has_most():
-            time.sleep(SKIP_S)
+        self._deferred_at = self._deferred_at or now
+        has_most = own > min(filter(None, connection_counts), default=own)
+        if has_most and now - self._deferred_at < MAX_DEFERRED_S:
+            time.sleep(DEFERRED_S)
             raise BlockingIOError(errno.EWOULDBLOCK, 'left to another worker')
-        self._skipped_at = None
+        self._deferred_at = None
         return super().accept()
 
 
@@ -144,9 +125,6 @@ def create_servers(
         threads: The threads that run the servers.
         client_timeout_s: Seconds after which a client that neither sends nor reads is disconnected.
     """
-    for each in sockets:
-        if hasattr(socket, 'TCP_USER_TIMEOUT') and each.family != socket.AF_UNIX:
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000)
     create_server(
         application,
         threads.map,
@@ -154,24 +132,20 @@ def create_servers(
         sockets=sockets,
         ident=None,
         clear_untrusted_proxy_headers=False,
-        connection_limit=min(CONNECTION_LIMIT, getrlimit(RLIMIT_NOFILE)[0] - RESERVED_FILES),
+        connection_limit=MAX_CONNECTIONS,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,
         cleanup_interval=min(client_timeout_s, 30),
         # answers stay in memory until clients read them: a temporary folder may be full
         outbuf_overflow=sys.maxsize,
+        socket_options=[
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000),
+        ],
     )
     servers = [watched for watched in threads.map.values() if isinstance(watched, BaseWSGIServer)]
     for server in servers:
         server.channel_class = Channel
         server.pull_trigger = threads.wake_loop
-        server.handle_accept = partial(accept_waiting, server)
     return servers
-
-
-def accept_waiting(server: BaseWSGIServer) -> None:
-    """Accept all clients that wait; waitress accepts one whenever the loop runs."""
-    watched = 0
-    while watched < (watched := len(server._map)) < server.adj.connection_limit:
-        BaseWSGIServer.handle_accept(server)

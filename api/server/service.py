@@ -2,24 +2,23 @@
 
 import importlib
 import logging
-import mmap
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.util import make_fail_app
 from prometheus_client.multiprocess import mark_process_dead
+from psycopg import Error
 
 from api.app import load_reports
 from api.config import load_settings
-from api.database.connection import connection_parameters
+from api.database.connection import connection_parameters, in_one_line
 from api.database.queries import FOLDER
-from api.server.check import NotCheckedError, check_database
+from api.server.check import check_database
+from api.server.http_server import connection_counts
 from api.server.threads import hand_over_loop
 from api.server.worker import WaitressWorker
 from api.telemetry.log import configure_logging
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
-# connection counts of workers, which take them in turns: two workers hardly ever share one
-COUNTS = 256
 
 
 class ServiceLogger(Logger):
@@ -47,7 +44,6 @@ class Service(Application):
 
     Attributes:
         settings: The settings.
-        connection_counts: How many connections each worker has, in memory that all workers share.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -56,7 +52,6 @@ class Service(Application):
 
     def __init__(self) -> None:
         self._read_files()
-        self.connection_counts = memoryview(mmap.mmap(-1, COUNTS * 4)).cast('i')
         super().__init__()
 
     def _read_files(self) -> None:
@@ -89,9 +84,8 @@ class Service(Application):
         if self.cfg.reload:  # a developer has saved a file
             try:
                 self._renew()
-            except Exception as ex:
-                log.error('the new version cannot be loaded', exc_info=ex)
-                return make_fail_app(traceback.format_exc())
+            except Exception as ex:  # gunicorn answers with a syntax error until the next save
+                raise SyntaxError(str(ex)) from ex
         return importlib.import_module('api.app').create_app(
             self.settings, reports=self._reports, before_waiting=hand_over_loop
         )
@@ -131,8 +125,8 @@ class Service(Application):
         """
         try:
             warnings = check_database(self.settings, self._reports.values())
-        except NotCheckedError as ex:
-            warnings = [str(ex)]
+        except Error as ex:
+            warnings = [f'the database cannot be checked: {in_one_line(ex)}']
         host = self.settings.host
         if host not in LOOPBACK and not self.settings.token_sha256:
             warnings.append(f'no token is set: everybody who reaches {host} may read the reports')
@@ -142,8 +136,7 @@ class Service(Application):
             log.info('report', {'route': report.path, 'file': query.path})
 
 
-def forget_worker(arbiter: Arbiter, worker: WaitressWorker) -> None:
+def forget_worker(_: Arbiter, worker: WaitressWorker) -> None:
     """Forget the connections and the gauges of a worker that has ended."""
-    counts = arbiter.app.connection_counts
-    counts[worker.age % len(counts)] = 0
+    connection_counts[worker.age % len(connection_counts)] = 0
     mark_process_dead(worker.pid)

@@ -61,7 +61,6 @@ class LeaderFollowers:
         self._unused = limit
         self._at_once = at_once
         self._lead = threading.Lock()
-        self._leader: int | None = None
         self._answering: set[int] = set()
         self._followers: set[int] = set()
         self._wake_up = threading.Semaphore(0)
@@ -78,33 +77,29 @@ class LeaderFollowers:
         if self._is_waiting:
             self._trigger.pull_trigger()
 
-    def promote_follower(self) -> None:
-        """Wake a thread, or start one: it leads if nobody does."""
+    def promote(self, *, is_free: bool = False) -> None:
+        """Wake or start a thread that leads, if nobody does; also called a few times a second.
+
+        Args:
+            is_free: Whether another request may be answered at once; else only one that is late.
+        """
+        if self._lead.locked() or not (is_free or not self._received or self._is_late()):
+            return
         if self._followers:
             self._wake_up.release()
         elif self._unused:
             self._unused -= 1
             threading.Thread(target=self._work, daemon=True).start()
 
-    def promote_if_needed(self, *, is_free: bool = False) -> None:
-        """Promote a follower if nobody leads; also called a few times a second.
-
-        Args:
-            is_free: Whether another request may be answered at once; else only one that is late.
-        """
-        if not self._lead.locked() and (is_free or not self._received or self._is_late()):
-            self.promote_follower()
-
     def hand_over(self, *, is_idle: bool) -> None:
         """Give up the lead, if the caller has it; see hand_over_loop."""
-        me = threading.get_ident()
-        if self._leader == me:
-            self._leader = None
+        if _current.leads:
+            _current.leads = False
             self._lead.release()
         if is_idle:
-            self._answering.discard(me)
+            self._answering.discard(threading.get_ident())
         # else the queue has to wait, and the next thread that has answered goes on with it
-        self.promote_if_needed(is_free=len(self._answering) < self._at_once)
+        self.promote(is_free=len(self._answering) < self._at_once)
 
     def _is_late(self) -> bool:
         try:
@@ -116,18 +111,17 @@ class LeaderFollowers:
         return not self._received or self.looked_at + LOOP_INTERVAL_S < monotonic()
 
     def _work(self) -> None:
-        _current.threads = self
+        _current.threads, _current.leads = self, False
         me = threading.get_ident()
         while True:
-            if self._leader != me and self._has_to_look():
-                if self._lead.acquire(blocking=False):
-                    self._leader = me
-                elif not self._received:
+            if not _current.leads and self._has_to_look():
+                _current.leads = self._lead.acquire(blocking=False)
+                if not (_current.leads or self._received):
                     self._followers.add(me)
                     self._wake_up.acquire()
                     self._followers.discard(me)
                     continue
-            while self._leader == me and self._has_to_look():
+            while _current.leads and self._has_to_look():
                 self._is_waiting = True
                 # a request queued just before is_waiting was set has not woken the loop
                 timeout_s = 0 if self._received else LOOP_TIMEOUT_S

@@ -7,7 +7,7 @@ import time
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
-from api.server.http_server import BalancedSocket, Channel, create_servers
+from api.server.http_server import BalancedSocket, Channel, connection_counts, create_servers
 from api.server.threads import LOOP_TIMEOUT_S, LeaderFollowers
 
 # seconds between looks at the threads, unless a signal comes
@@ -24,30 +24,21 @@ class WaitressWorker(Worker):
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
-        settings, self._counts = self.app.settings, self.app.connection_counts
-        self._slot = self.age % len(self._counts)
-        self._threads = LeaderFollowers(
-            settings.pool_size + settings.pool_max_waiting + SPARE_THREADS,
-            settings.pool_size + 1,
-        )
+        settings = self.app.settings
+        limit = settings.pool_size + settings.pool_max_waiting + SPARE_THREADS
+        self._threads = LeaderFollowers(limit, at_once=settings.pool_size + 1)
         sockets = [BalancedSocket(fileno=listener.sock.detach()) for listener in self.sockets]
         for each in sockets:
-            each.has_most = self._has_most_connections
+            each.place = self.age % len(connection_counts)
+            each.count = lambda: len(self._threads.map) if self.alive else 0
         self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
-        self._threads.promote_follower()
         while self.alive and os.getppid() == self.ppid:
-            self._threads.promote_if_needed()
+            self._threads.promote()
             if time.monotonic() - self._threads.looked_at < LOOP_TIMEOUT_S + INTERVAL_S:
                 self.notify()  # if the loop is stuck, gunicorn ends the worker
             if select.select([self.PIPE[0]], [], [], INTERVAL_S)[0]:
                 os.read(self.PIPE[0], 512)  # gunicorn writes to this pipe at every signal
         self._drain()
-
-    def _has_most_connections(self) -> bool:
-        """Tell whether another worker has fewer connections than this one."""
-        own = len(self._threads.map)
-        self._counts[self._slot] = own if self.alive else 0
-        return self.alive and own > min(filter(None, self._counts))
 
     def _drain(self) -> None:
         """Accept no more connections, and wait until all requests are answered."""
@@ -58,14 +49,16 @@ class WaitressWorker(Worker):
             if time.monotonic() > deadline:
                 self.log.warning('worker %s ends with answers in progress', self.pid)
                 break
-            self._threads.promote_if_needed()
+            self._threads.promote()
             self.notify()
             time.sleep(DRAIN_INTERVAL_S)
 
     def _stop_listening(self) -> None:
         """Accept all clients that have connected, and close the listening sockets; in the loop."""
         for server in self._servers:
-            server.handle_accept()
+            known = -1
+            while known < (known := len(self._threads.map)):
+                server.handle_accept()
             wasyncore.dispatcher.close(server)
 
     def _has_clients(self) -> bool:

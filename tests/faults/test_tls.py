@@ -135,7 +135,7 @@ def assert_refused(api: ApiProcess, server: TlsServer, reason: str) -> None:
         assert answer.json()['type'] == '/docs/problems/database-unavailable'
         for secret in ('certificate', 'postgres', 'example', 'root.crt', server.settings['port']):
             assert str(secret) not in answer.text
-    assert re.search(f'the database cannot be reached: .*{reason}', api.output())
+    assert re.search(f'the database cannot be checked: .*{reason}', api.output())
     assert 'hunter2' not in api.output()
     with psycopg.connect(server.url(), autocommit=True) as admin:
         query = "select count(*) from pg_stat_activity where application_name like 'membership%'"

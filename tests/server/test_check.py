@@ -128,7 +128,7 @@ def test_check_tells_why_the_database_cannot_be_reached(
     changes, told = FAILURES[failure]
     url, place = described(guarded, changes)
     line = reason(run_check(url))
-    assert line.startswith('error: the database cannot be reached: ')
+    assert line.startswith('error: the database cannot be checked: ')
     assert told in line
     assert line.endswith(place)
     assert 'hunter' not in line
@@ -141,7 +141,7 @@ def test_service_tells_why_to_nobody_but_its_log(
     url, place = described(guarded, changes)
     api = start_api(DATABASE_URL=url, API_POOL_TIMEOUT_S='0.3')
     wait_for(lambda: 'level=warning event="error connecting in ' in api.output())
-    for event in ('event="the database cannot be reached: ', 'event="error connecting in '):
+    for event in ('event="the database cannot be checked: ', 'event="error connecting in '):
         [line, *_] = [line for line in api.output().splitlines() if event in line]
         assert told in line
         assert place in line

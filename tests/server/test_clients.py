@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.server.http_server import RESERVED_FILES
+from api.server.http_server import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read
 from tests.support import (
     ApiProcess,
@@ -13,7 +13,6 @@ from tests.support import (
     connection_counts,
     fill,
     small_file_system,
-    system_program,
     wait_for,
 )
 
@@ -21,15 +20,11 @@ TOP = '/venues/top-benefits'
 
 
 def test_connection_beyond_the_limit_waits_until_another_one_ends(
-    sample_url: str, tmp_path: Path
+    sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
-    limit = 100
-    prlimit = system_program('prlimit', 'util-linux')
-    launch = [prlimit, f'--nofile={limit + RESERVED_FILES}']
-    environment = {'DATABASE_URL': sample_url, 'API_WORKERS': '1'}
-    api = ApiProcess(tmp_path, environment, launch=launch)
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
     with Crowd(api.port) as crowd:
-        first, *others = crowd.connect(limit)
+        first, *others = crowd.connect(MAX_CONNECTIONS)
         [late] = crowd.connect(1)
         ask(late, '/live')
         for _ in range(20):
@@ -42,7 +37,6 @@ def test_connection_beyond_the_limit_waits_until_another_one_ends(
         for other in others[:20]:
             other.close()
         assert read(late)[0] == 200
-    assert api.stop() == 0
 
 
 def test_clients_that_neither_send_nor_read_are_disconnected(

@@ -78,7 +78,7 @@ def test_service_starts_without_its_database_and_finds_it_later(
         load(own.url(), 'schema.sql', 'indexes.sql')
         own.terminate()
         api = start_api(DATABASE_URL=own.url(), **BRIEF)
-        assert 'level=warning event="the database cannot be reached: ' in api.output()
+        assert 'level=warning event="the database cannot be checked: ' in api.output()
         assert [api.get(path).status_code for path in ('/live', '/ready')] == [200, 503]
         own.start()
         wait_for(lambda: api.get('/ready').status_code == 200)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ApiProcess, Rows, cloned, free_port, open_rows
+from tests.support.machine import free_port
+from tests.support.postgres import cloned
+from tests.support.rows import Rows, open_rows
+from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer, load
 
 # nohup, and a shell that starts jobs in the background, let a process and its children ignore

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.support import ROOT
+from tests.support.project import ROOT
 
 OF_CITUS = ROOT / 'db' / 'citus' / 'README.md'
 OF_DBAS = [ROOT / 'db' / 'README.md', OF_CITUS]

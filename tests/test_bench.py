@@ -13,7 +13,8 @@ from tests.bench.http import write_distant
 from tests.bench.results import AVAILABLE, REPORTS, Results, ratio
 from tests.bench.servers import Server
 from tests.bench.tables import filled, markdown, tables
-from tests.support import ROOT, clean_environment
+from tests.support.commands import clean_environment
+from tests.support.project import ROOT
 
 PAGE = ROOT / 'docs' / 'speed.md'
 # a process whose children use 0.2 s of CPU time: one has ended, and one runs on

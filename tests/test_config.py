@@ -11,7 +11,10 @@ from typing import get_type_hints
 import pytest
 
 from api.config import ConfigError, Settings, load_settings, places
-from tests.support import DEADLINE_S, ROOT, ApiProcess, clean_environment
+from tests.support.commands import clean_environment
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess
+from tests.support.waiting import DEADLINE_S
 
 # of every setting: its name, its key in the file and its variable
 SETTINGS = [

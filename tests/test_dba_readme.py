@@ -12,16 +12,11 @@ import psycopg
 import pytest
 
 from tests.pages import blocks, commands
-from tests.support import (
-    ROOT,
-    ApiProcess,
-    clean_environment,
-    cloned,
-    missing,
-    program,
-    run,
-    system_program,
-)
+from tests.support.commands import clean_environment, run
+from tests.support.machine import missing, system_program
+from tests.support.postgres import cloned, program
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer, load
 
 README = ROOT / 'db' / 'README.md'

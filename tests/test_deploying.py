@@ -17,17 +17,10 @@ import pytest
 
 from api.config import Settings
 from tests.pages import blocks, command
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    free_port,
-    is_listening,
-    missing,
-    patient_environment,
-    run,
-    system_program,
-    wait_for,
-)
+from tests.support.commands import patient_environment, run
+from tests.support.machine import free_port, is_listening, missing, system_program
+from tests.support.project import ROOT
+from tests.support.waiting import DEADLINE_S, wait_for
 
 UNIT = ROOT / 'deploy' / 'membership-benefits-api.service'
 DOCKERFILE = ROOT / 'deploy' / 'Dockerfile'

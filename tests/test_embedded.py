@@ -16,17 +16,11 @@ import psycopg
 import pytest
 
 from tests.pages import commands
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    GuardedServer,
-    clean_environment,
-    is_listening,
-    patient_environment,
-    program,
-    until,
-    wait_for,
-)
+from tests.support.commands import clean_environment, patient_environment
+from tests.support.machine import is_listening
+from tests.support.postgres import GuardedServer, program
+from tests.support.project import ROOT
+from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
 
 SERVE = [sys.executable, '-m', 'tools.embedded', '--requests', sys.executable, '-m', 'api']

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.pages import command
-from tests.support import ROOT, clean_environment
+from tests.support.commands import clean_environment
+from tests.support.project import ROOT
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -17,7 +17,11 @@ from pathlib import Path
 import pytest
 
 from api.database.queries import FOLDER
-from tests.support import ROOT, Rows, clean_environment, missing, program, system_program
+from tests.support.commands import clean_environment
+from tests.support.machine import missing, system_program
+from tests.support.postgres import program
+from tests.support.project import ROOT
+from tests.support.rows import Rows
 from tools.embedded import EmbeddedServer
 
 NAMES = sorted(path.stem for path in FOLDER.glob('*.sql'))

@@ -8,12 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.server.http_server import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEADER_BYTES
 from tests.pages import BASE, command, names, tables
-from tests.support import (
-    ROOT,
-    ApiProcess,
-    run,
-    system_program,
-)
+from tests.support.commands import run
+from tests.support.machine import system_program
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess
 
 TOKEN = 'a-token-that-nobody-guesses'
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from api.database.queries import FOLDER
-from tests.support import ApiProcess, reason, run_check
+from tests.support.commands import reason, run_check
+from tests.support.service import ApiProcess
 
 TOP, INACTIVE = '/venues/top-benefits', '/venues/1/inactivity-periods'
 HEAD = '-- name: top_benefits(timestamp)^\nselect '

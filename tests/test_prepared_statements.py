@@ -8,7 +8,7 @@ import pytest
 from api.config import Settings
 from api.database.connection import Connection
 from api.database.queries import FOLDER, Query, load_query
-from tests.support import Rows
+from tests.support.rows import Rows
 from tools.embedded import EmbeddedServer, load
 
 QUERIES = [load_query(path) for path in sorted(FOLDER.glob('*.sql'))]

@@ -16,7 +16,10 @@ from api.config import Settings, places
 from api.database.queries import FOLDER
 from api.http.reports import Report
 from tests.pages import BASE, PAGES, PATHS, anchors, blocks, commands, names, tables
-from tests.support import ROOT, ApiProcess, run, system_program
+from tests.support.commands import run
+from tests.support.machine import system_program
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess
 
 README = ROOT / 'README.md'
 DBA_README = ROOT / 'db' / 'README.md'

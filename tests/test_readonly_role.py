@@ -11,7 +11,11 @@ import pytest
 from psycopg import errors
 
 from api.config import Settings
-from tests.support import ROOT, ApiProcess, Rows, patient_environment, program, run
+from tests.support.commands import patient_environment, run
+from tests.support.postgres import program
+from tests.support.project import ROOT
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer
 
 FILE = ROOT / 'db' / 'readonly_role.sql'

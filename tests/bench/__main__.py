@@ -13,7 +13,7 @@ from tests.bench.data import Databases, Size, databases
 from tests.bench.results import Results
 from tests.bench.servers import BENCH_PYTHON, CORES
 from tests.bench.tables import failures, filled, markdown, tables
-from tests.support import ROOT
+from tests.support.project import ROOT
 from tools.embedded import EmbeddedServerError
 
 USES_PER_VENUE = 2000

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from tests.support import GuardedServer
+from tests.support.postgres import GuardedServer
 from tools.embedded import load
 
 GIB = 2**30

@@ -23,7 +23,10 @@ from tests.bench.results import (
     OURS_ALONE,
     WAITRESS,
 )
-from tests.support import ROOT, clean_environment, free_port, until
+from tests.support.commands import clean_environment
+from tests.support.machine import free_port
+from tests.support.project import ROOT
+from tests.support.waiting import until
 
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CORES = os.cpu_count() or 1

@@ -14,7 +14,7 @@ from psycopg.types.numeric import Int8Dumper
 from api.database.queries import FOLDER, load_query
 from tests.bench.data import Databases, Size
 from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
-from tests.support import ROOT
+from tests.support.project import ROOT
 
 PLAIN = ROOT / 'db' / 'plain'
 # the least that top_benefits has to do: read the window once, with as many processes

@@ -14,7 +14,9 @@ import pytest
 
 from api import OPENAPI
 from tests.pages import BASE, command
-from tests.support import ApiProcess, clean_environment, missing, system_program
+from tests.support.commands import clean_environment
+from tests.support.machine import missing, system_program
+from tests.support.service import ApiProcess
 
 FOLDER = Path(__file__).parent
 TOOLS = FOLDER / 'node_modules'

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 
 from api.config import Settings
 from api.database.pool import Pool
-from tests.support import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def patient(url: str, **settings: object) -> Settings:

@@ -21,7 +21,9 @@ from api.database.queries import FOLDER, load_query
 from api.telemetry import metrics
 from api.telemetry.timings import Timings
 from tests.database.pools import open_pool, patient
-from tests.support import DEADLINE_S, Rows, free_port, locked_uses, wait_for, wait_until_busy
+from tests.support.machine import free_port
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.waiting import DEADLINE_S, wait_for
 
 QUERY = load_query(FOLDER / 'available_benefits.sql')
 OURS = (

@@ -13,7 +13,8 @@ from api.database.errors import UnavailableError
 from api.database.pool import Pool
 from api.database.probe import Probe
 from tests.database.pools import open_pool, patient
-from tests.support import DEADLINE_S, suspend_server, until, wait_for
+from tests.support.postgres import suspend_server
+from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer
 
 # the promise is two; a loaded machine has one more

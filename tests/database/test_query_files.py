@@ -13,17 +13,11 @@ import pytest
 from api.app import REPORTS
 from api.database.queries import FOLDER, Parameter, QueryFileError, find_query, load_query
 from api.http.parameters import http_name
-from tests.support import (
-    ORACLES,
-    PLAIN,
-    ROOT,
-    ApiProcess,
-    clean_environment,
-    copy_project,
-    edit,
-    program,
-    run,
-)
+from tests.support.commands import clean_environment, run
+from tests.support.postgres import program
+from tests.support.project import ROOT, copy_project, edit
+from tests.support.rows import ORACLES, PLAIN
+from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer
 
 FILES = sorted(FOLDER.glob('*.sql'))

@@ -13,7 +13,8 @@ from api.database.queries import FOLDER, load_query
 from api.database.slow import SlowQueries
 from api.telemetry.timings import Timings
 from tests.database.pools import open_pool, patient
-from tests.support import DEADLINE_S, Rows, locked_uses, wait_for, wait_until_busy
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.waiting import DEADLINE_S, wait_for
 
 QUERY = load_query(FOLDER / 'top_benefits.sql')
 

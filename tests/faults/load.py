@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from api.server.worker import GRACE_S
-from tests.support import DEADLINE_S, wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 
 PATHS = (
     '/venues/top-benefits',

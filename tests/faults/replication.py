@@ -8,7 +8,9 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from tests.support import DEADLINE_S, clean_environment, program, suspend_server, until
+from tests.support.commands import clean_environment
+from tests.support.postgres import program, suspend_server
+from tests.support.waiting import DEADLINE_S, until
 from tools.embedded import EmbeddedServer, EmbeddedServerError
 
 SESSIONS = "from pg_stat_activity where application_name like 'membership-benefits-api/%%'"

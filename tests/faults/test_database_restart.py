@@ -12,16 +12,9 @@ import pytest
 
 from tests.faults.load import Load, failures
 from tests.faults.replication import stop_immediately
-from tests.support import (
-    BRIEF,
-    DEADLINE_S,
-    ApiProcess,
-    Rows,
-    locked_uses,
-    metric,
-    wait_for,
-    wait_until_busy,
-)
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.service import BRIEF, ApiProcess, metric
+from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer, load
 
 REPORT = '/venues/top-benefits'

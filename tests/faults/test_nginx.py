@@ -15,19 +15,13 @@ import psycopg
 import pytest
 import trustme
 
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    ApiProcess,
-    Daemon,
-    Rows,
-    cloned,
-    connections,
-    free_port,
-    settled_output,
-    wait_for,
-    workers,
-)
+from tests.support.daemon import Daemon
+from tests.support.machine import free_port
+from tests.support.postgres import cloned
+from tests.support.project import ROOT
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess, connections, settled_output, workers
+from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer
 
 TOP = '/venues/top-benefits'

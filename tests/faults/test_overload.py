@@ -9,15 +9,9 @@ import httpx
 import pytest
 
 from tests.faults.load import Load, failures
-from tests.support import (
-    DEADLINE_S,
-    ApiProcess,
-    Rows,
-    locked_uses,
-    metric,
-    wait_for,
-    wait_until_busy,
-)
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.service import ApiProcess, metric
+from tests.support.waiting import DEADLINE_S, wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'

@@ -10,19 +10,14 @@ from itertools import count
 import psycopg
 import pytest
 
-from tests.support import (
-    BRIEF,
-    ROOT,
-    ApiProcess,
-    Daemon,
-    Rows,
-    client_of_each_worker,
-    program,
-    run,
-    settled_output,
-    system_program,
-    wait_for,
-)
+from tests.support.commands import run
+from tests.support.daemon import Daemon
+from tests.support.machine import system_program
+from tests.support.postgres import program
+from tests.support.project import ROOT
+from tests.support.rows import Rows
+from tests.support.service import BRIEF, ApiProcess, client_of_each_worker, settled_output
+from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer, load
 
 ROLE = 'membership_benefits_api'

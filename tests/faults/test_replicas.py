@@ -19,7 +19,10 @@ from tests.faults.replication import (
     stop_immediately,
     value,
 )
-from tests.support import BRIEF, ApiProcess, cloned, metric, run_function, wait_for
+from tests.support.postgres import cloned
+from tests.support.rows import run_function
+from tests.support.service import BRIEF, ApiProcess, metric
+from tests.support.waiting import wait_for
 from tools.embedded import FOLDER, EmbeddedServer, load
 
 REPORTS = [

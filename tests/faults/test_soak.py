@@ -26,17 +26,10 @@ import psycopg
 import pytest
 
 from tests.faults.load import Asked, Load
-from tests.support import (
-    DEADLINE_S,
-    ORACLES,
-    ApiProcess,
-    fill,
-    run_function,
-    small_file_system,
-    until,
-    wait_for,
-    workers,
-)
+from tests.support.machine import fill, small_file_system
+from tests.support.rows import ORACLES, run_function
+from tests.support.service import ApiProcess, workers
+from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer, load
 
 MINUTES = float(os.environ.get('MINUTES') or 1)

@@ -12,14 +12,10 @@ import pytest
 import trustme
 
 from tests.pages import command
-from tests.support import (
-    ApiProcess,
-    clean_environment,
-    free_port,
-    missing,
-    system_program,
-    wait_for,
-)
+from tests.support.commands import clean_environment
+from tests.support.machine import free_port, missing, system_program
+from tests.support.service import ApiProcess
+from tests.support.waiting import wait_for
 from tools.embedded import (
     EmbeddedServer,
     EmbeddedServerError,

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.functions.shards import Shards, citus_cluster, foreign_servers
-from tests.support import ORACLES, PLAIN, Rows, cloned, open_rows
+from tests.support.postgres import cloned
+from tests.support.rows import ORACLES, PLAIN, Rows, open_rows
 from tools.embedded import EmbeddedServer
 
 # on one server, the files of either folder; on several servers, those of db/functions

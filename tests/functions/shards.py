@@ -12,7 +12,10 @@ import psycopg
 import pytest
 
 from tests.pages import OF_CITUS, blocks, commands
-from tests.support import ROOT, clean_environment, free_port, program, run
+from tests.support.commands import clean_environment, run
+from tests.support.machine import free_port
+from tests.support.postgres import program
+from tests.support.project import ROOT
 from tools.embedded import EmbeddedServer, load
 
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'

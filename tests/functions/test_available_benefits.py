@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.support import Rows, body
+from tests.support.rows import Rows, body
 
 USED = datetime.fromisoformat('2024-02-28 10:00:00+00:00')
 COOLDOWNS = {'day': 24, 'week': 168, 'month': 720}  # hours

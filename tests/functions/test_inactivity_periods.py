@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support import Rows, body
+from tests.support.rows import Rows, body
 
 T = datetime(2024, 7, 1, 12, tzinfo=UTC)
 OPENS = datetime(2024, 1, 3, 12, tzinfo=UTC)

@@ -12,7 +12,10 @@ import pytest
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import LOOKUPS, Plan, Plans
 from tests.pages import blocks
-from tests.support import ROOT, cloned, patient_environment, program, run, run_function
+from tests.support.commands import patient_environment, run
+from tests.support.postgres import cloned, program
+from tests.support.project import ROOT
+from tests.support.rows import run_function
 from tools.embedded import EmbeddedServer
 
 # Fourteen months. Benefits of one venue are used every day, twice a week, or hardly ever

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.functions.conftest import SEVERAL_SERVERS
-from tests.support import Rows, body
+from tests.support.rows import Rows, body
 
 T = datetime(2024, 7, 1, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

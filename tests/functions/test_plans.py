@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from api.database.queries import FOLDER, load_query
-from tests.support import cloned
+from tests.support.postgres import cloned
 from tools.embedded import EmbeddedServer
 
 # In the window, venue 1 has 1,000 uses of each of its benefits and venue 2 has 100,000, with the

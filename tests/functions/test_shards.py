@@ -9,7 +9,12 @@ import pytest
 from tests.functions.shards import Shards, run_in_psql
 from tests.functions.test_plans import Plans
 from tests.pages import OF_CITUS, PAGES
-from tests.support import ROOT, ApiProcess, Rows, program, run, run_check, wait_for
+from tests.support.commands import run, run_check
+from tests.support.postgres import program
+from tests.support.project import ROOT
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess
+from tests.support.waiting import wait_for
 
 T = 'timestamp=2024-07-01T12:00:00Z'
 TOP = f'/venues/top-benefits?{T}'

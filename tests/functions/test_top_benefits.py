@@ -3,7 +3,7 @@
 import pytest
 
 from tests.functions.conftest import SEVERAL_SERVERS
-from tests.support import Rows, body
+from tests.support.rows import Rows, body
 
 # it has no other form in db/plain
 pytestmark = pytest.mark.parametrize('rows', ['functions', *SEVERAL_SERVERS], indirect=True)

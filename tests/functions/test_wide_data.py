@@ -7,7 +7,7 @@ import pytest
 
 from tests.functions.conftest import SEVERAL_SERVERS
 from tests.functions.test_plain_forms import compare
-from tests.support import Rows
+from tests.support.rows import Rows
 
 T = datetime(2024, 7, 1, 12)
 VENUES, BENEFITS, USES = 9, 400, 4000

@@ -12,7 +12,9 @@ import pytest
 from api import OPENAPI
 from api.app import create_app
 from api.config import Settings
-from tests.support import ROOT, ApiProcess, clean_environment, settled_output
+from tests.support.commands import clean_environment
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess, settled_output
 
 TOKEN = 'a-token-that-nobody-guesses'
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import ApiProcess
+from tests.support.service import ApiProcess
 
 AVAILABLE = '/venues/1/available-benefits'
 INACTIVE = '/venues/1/inactivity-periods'

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import DEADLINE_S, ApiProcess, Rows
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess
+from tests.support.waiting import DEADLINE_S
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits?personId=1'

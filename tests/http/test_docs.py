@@ -15,7 +15,8 @@ from selenium.webdriver.support.expected_conditions import (
 from selenium.webdriver.support.wait import WebDriverWait
 
 from api.app import REPORTS
-from tests.support import ApiProcess, missing
+from tests.support.machine import missing
+from tests.support.service import ApiProcess
 
 SWITCHES = [
     '--headless',

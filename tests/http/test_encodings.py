@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.support import ApiProcess
+from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer, load
 
 TITLES = {'UTF8': 'Café 50 €', 'LATIN1': 'Café', 'WIN1252': 'Café 50 €', 'EUC_JP': '生ビール'}

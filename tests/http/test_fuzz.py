@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.server.http_server import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from tests.support import DEADLINE_S, ApiProcess, settled_output
+from tests.support.service import ApiProcess, settled_output
+from tests.support.waiting import DEADLINE_S
 
 # the same examples in every run
 FUZZ = settings(

@@ -7,7 +7,8 @@ import pytest
 
 from api.http.problems import problem_of_status
 from tests.pages import tables
-from tests.support import DEADLINE_S, ApiProcess
+from tests.support.service import ApiProcess
+from tests.support.waiting import DEADLINE_S
 
 LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
 

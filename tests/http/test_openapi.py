@@ -20,7 +20,8 @@ from api.http.parameters import BIGINT_MAX, TIMESTAMP
 from api.http.problems import PROBLEMS, TYPE_PREFIX
 from api.http.reports import Report
 from tests.pages import BASE, names, tables
-from tests.support import ROOT, ApiProcess
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess
 from tests.test_readme import answers_in_the_readme
 
 DOCUMENT = json.loads(OPENAPI.read_text())

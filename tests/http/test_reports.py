@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support import ApiProcess, Rows, wait_for
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess
+from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer
 
 TOP = '/venues/top-benefits'

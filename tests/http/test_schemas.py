@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import ApiProcess, Rows, body
+from tests.support.rows import Rows, body
+from tests.support.service import ApiProcess
 
 T = '2024-07-01T12:00:00Z'
 VALUES = {'venue_id': 1, 'person_id': 1, 'timestamp': T}

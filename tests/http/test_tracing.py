@@ -9,7 +9,9 @@ import pytest
 from api.app import create_app
 from api.config import Settings
 from api.telemetry.log import request_id
-from tests.support import ApiProcess, Rows, settled_output, until
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess, settled_output
+from tests.support.waiting import until
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'

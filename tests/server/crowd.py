@@ -5,7 +5,7 @@ import socket
 import threading
 from contextlib import ExitStack
 
-from tests.support import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def request(path: str) -> bytes:

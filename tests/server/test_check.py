@@ -6,7 +6,11 @@ import psycopg
 import pytest
 
 from api.server.check import MISSING_INDEXES
-from tests.support import ApiProcess, GuardedServer, Rows, reason, run_check, wait_for
+from tests.support.commands import reason, run_check
+from tests.support.postgres import GuardedServer
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess
+from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer, load
 
 TOP = '/venues/top-benefits'

@@ -7,14 +7,10 @@ import pytest
 
 from api.server.http_server import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read
-from tests.support import (
-    ApiProcess,
-    Rows,
-    connection_counts,
-    fill,
-    small_file_system,
-    wait_for,
-)
+from tests.support.machine import fill, small_file_system
+from tests.support.rows import Rows
+from tests.support.service import ApiProcess, connection_counts
+from tests.support.waiting import wait_for
 
 TOP = '/venues/top-benefits'
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import DEADLINE_S, ROOT, ApiProcess, copy_project, edit, until
+from tests.support.project import ROOT, copy_project, edit
+from tests.support.service import ApiProcess
+from tests.support.waiting import DEADLINE_S, until
 
 TOP = '/venues/top-benefits'
 SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'

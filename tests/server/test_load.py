@@ -10,17 +10,10 @@ import psutil
 import pytest
 
 from tests.server.crowd import Crowd, ask, read
-from tests.support import (
-    DEADLINE_S,
-    ApiProcess,
-    Rows,
-    connection_counts,
-    locked_uses,
-    suspend_server,
-    until,
-    wait_for,
-    wait_until_busy,
-)
+from tests.support.postgres import suspend_server
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.service import ApiProcess, connection_counts
+from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer, load
 
 TOP = '/venues/top-benefits'

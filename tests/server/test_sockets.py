@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.support import DEADLINE_S, ROOT, patient_environment, wait_for
+from tests.support.commands import patient_environment
+from tests.support.project import ROOT
+from tests.support.waiting import DEADLINE_S, wait_for
 
 
 def test_gunicorn_arguments_count_such_as_a_unix_socket(sample_url: str, tmp_path: Path) -> None:

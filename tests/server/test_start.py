@@ -13,29 +13,42 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support import (
-    BRIEF,
-    DEADLINE_S,
-    ROOT,
-    ApiProcess,
-    Rows,
-    failed_start,
-    free_port,
-    is_listening,
-    locked_uses,
-    patient_environment,
-    wait_for,
-    wait_until_busy,
-    workers,
-)
+from tests.support.commands import patient_environment
+from tests.support.machine import free_port, is_listening
+from tests.support.project import ROOT
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.service import BRIEF, ApiProcess, workers
+from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer, load
 
 TOP = '/venues/top-benefits'
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 
 
+def failed_start(**environment: str) -> subprocess.CompletedProcess:
+    """Start the service, which fails."""
+    finished = subprocess.run(
+        [sys.executable, '-m', 'api'],
+        cwd=ROOT,
+        env=patient_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert finished.returncode == 1
+    return finished
+
+
+def only_line(finished: subprocess.CompletedProcess) -> str:
+    """Return the only line that was printed and is not the log's."""
+    printed = (finished.stdout + finished.stderr).splitlines()
+    [line] = [line for line in printed if not line.startswith('timestamp=')]
+    return line
+
+
 def test_wrong_setting_ends_the_start_with_one_line(sample_url: str) -> None:
-    line = failed_start(DATABASE_URL=f'{sample_url}&password=hunter2', API_PORT='x')
+    line = only_line(failed_start(DATABASE_URL=sample_url, API_PORT='x'))
     assert line == 'error: API_PORT: must be a whole number from 0 to 65535'
 
 
@@ -43,7 +56,7 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
     rows: Rows, database_url: str
 ) -> None:
     rows.connection.execute('alter table benefit drop column title')
-    line = failed_start(DATABASE_URL=f'{database_url}&password=hunter2')
+    line = only_line(failed_start(DATABASE_URL=f'{database_url}&password=hunter2'))
     found = re.fullmatch(
         r'error: (/.*/available_benefits\.sql) line (\d+): column benefit\.title does not exist'
         r' \(database clone_\d+ on .* as postgres\)',
@@ -54,15 +67,7 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
 
 
 def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, '-m', 'api'],
-        cwd=ROOT,
-        env=patient_environment() | {'DATABASE_URL': sample_url, 'API_PORT': str(api.port)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
+    finished = failed_start(DATABASE_URL=sample_url, API_PORT=str(api.port))
     assert f"Connection in use: ('127.0.0.1', {api.port})" in finished.stderr
 
 

@@ -10,17 +10,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import (
-    DEADLINE_S,
-    ApiProcess,
-    Rows,
-    connection_counts,
-    is_listening,
-    locked_uses,
-    wait_for,
-    wait_until_busy,
-    workers,
-)
+from tests.support.machine import is_listening
+from tests.support.rows import Rows, locked_uses, wait_until_busy
+from tests.support.service import ApiProcess, connection_counts, workers
+from tests.support.waiting import DEADLINE_S, wait_for
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 

@@ -9,7 +9,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import DEADLINE_S, ApiProcess, suspend, wait_for, workers
+from tests.support.postgres import suspend
+from tests.support.service import ApiProcess, workers
+from tests.support.waiting import DEADLINE_S, wait_for
 
 AVAILABLE = '/venues/1/available-benefits?personId=1'
 # requests of ptrace, and the flag of waitpid for threads, which Python does not name

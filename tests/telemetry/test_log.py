@@ -16,16 +16,11 @@ import pytest
 
 from api.telemetry.log import MAX_LINES, RENDERERS, LineFormatter
 from tests.faults.load import Load
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    ApiProcess,
-    client_of_each_worker,
-    is_listening,
-    metric,
-    patient_environment,
-    wait_for,
-)
+from tests.support.commands import patient_environment
+from tests.support.machine import is_listening
+from tests.support.project import ROOT
+from tests.support.service import ApiProcess, client_of_each_worker, metric
+from tests.support.waiting import DEADLINE_S, wait_for
 
 PIPE_BYTES = 4096
 WHOLE_LINE = re.compile(rb'timestamp=\S+Z level=\w+ event=((?!timestamp=).)*')

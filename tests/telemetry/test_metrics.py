@@ -11,17 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api import VERSION
 from tests.faults.load import PATHS, Load
-from tests.support import (
-    DEADLINE_S,
-    ApiProcess,
-    Rows,
-    client_of_each_worker,
-    locked_uses,
-    metric,
-    system_program,
-    wait_for,
-    workers,
-)
+from tests.support.machine import system_program
+from tests.support.rows import Rows, locked_uses
+from tests.support.service import ApiProcess, client_of_each_worker, metric, workers
+from tests.support.waiting import DEADLINE_S, wait_for
 
 ROUTES = {
     PATHS[0]: '/venues/top-benefits',

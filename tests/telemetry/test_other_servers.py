@@ -12,14 +12,10 @@ import httpx
 import pytest
 
 from tests.faults.load import PATHS
-from tests.support import (
-    DEADLINE_S,
-    ROOT,
-    free_port,
-    is_listening,
-    patient_environment,
-    wait_for,
-)
+from tests.support.commands import patient_environment
+from tests.support.machine import free_port, is_listening
+from tests.support.project import ROOT
+from tests.support.waiting import DEADLINE_S, wait_for
 from tests.telemetry.test_metrics import ROUTES, requests, samples
 
 SERVERS: dict[str, Callable[[int], list[str]]] = {

@@ -1,0 +1,64 @@
+"""Servers of the system, such as nginx and PgBouncer."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.machine import free_port, is_listening, system_program
+from tests.support.waiting import DEADLINE_S, until
+from tools.embedded import launch_as, traversable_folder, unprivileged_user
+
+
+class Daemon:
+    """A server of the system's that listens on a port of this machine, with a folder of its own.
+
+    It runs as the user that runs PostgreSQL, so never as root, and not longer than this process.
+
+    Attributes:
+        folder: Its files; its output goes to `log` in it.
+        port: Where it listens.
+    """
+
+    def __init__(self, name: str, package: str) -> None:
+        self._program = system_program(name, package)
+        self._owner = unprivileged_user()
+        self._folder = tempfile.TemporaryDirectory(prefix=f'{name}-', dir=traversable_folder())
+        self.folder = Path(self._folder.name)
+        os.chown(self.folder, *self._owner)
+        self.port = free_port()
+        self.process: subprocess.Popen | None = None
+
+    def start(self, *arguments: str) -> None:
+        """Start it and wait until it listens."""
+        with (self.folder / 'log').open('ab') as log:
+            self.process = subprocess.Popen(
+                [*launch_as(*self._owner), self._program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        for _ in until():
+            if is_listening(self.port):
+                return
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f'{self._program} does not listen:\n{self.output()}')
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return (self.folder / 'log').read_text()
+
+    def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it with a signal."""
+        if self.process:
+            self.process.send_signal(number)
+            self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> 'Daemon':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._folder.cleanup()

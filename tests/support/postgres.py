@@ -1,0 +1,85 @@
+"""PostgreSQL servers, and databases cloned from a template."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.support.machine import free_port
+from tests.support.waiting import wait_for
+from tools.embedded import EmbeddedServer
+
+clones = itertools.count(1)
+
+
+@contextmanager
+def cloned(server: EmbeddedServer, template: str = 'test') -> Iterator[str]:
+    """Clone a database; yields its URL."""
+    name = f'clone_{next(clones)}'
+    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
+        admin.execute(f'create database {name} template {template}')
+        try:
+            yield server.url(database=name)
+        finally:
+            admin.execute(f'drop database {name} with (force)')
+
+
+def program(server: EmbeddedServer, name: str) -> str:
+    """Return a client program of the server's, or else the system's."""
+    path = server.binaries / name
+    if found := str(path) if path.exists() else shutil.which(name):
+        return found
+    pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
+
+
+class GuardedServer(EmbeddedServer):
+    """A server on a port of this machine that asks for passwords, with a role `reader`."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(
+            listen_addresses='127.0.0.1', password_encryption='scram-sha-256', **options
+        )
+        with psycopg.connect(self.url()) as admin:
+            admin.execute("create role reader login password 'hunter2'")
+
+    def reader_url(self, database: str) -> str:
+        """Return the URL with which the role connects to a database, by TCP."""
+        return f'postgresql://reader:hunter2@127.0.0.1:{self.settings["port"]}/{database}'
+
+    def prestart(self) -> None:
+        """Choose a port (called by the base class)."""
+        self.settings['port'] = free_port()
+
+    def initialize_database(self) -> None:
+        """Make the data folder with the rules (called by the base class)."""
+        super().initialize_database()
+        Path(self.get_data_directory(), 'pg_hba.conf').write_text(
+            'local all all trust\n'
+            'host all outsider all reject\n'
+            'host all all 127.0.0.1/32 scram-sha-256\n'
+        )
+
+
+def suspend(process: psutil.Process) -> None:
+    """Suspend a process, and wait until it is: its first thread has to run to take the signal.
+
+    Once that one has stopped none of the others runs on: it has told them.
+    """
+    process.suspend()
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:
+    """Suspend a server with all its processes; returns them."""
+    postmaster = psutil.Process(server.server_pid)
+    suspend(postmaster)  # so that it starts no more of them
+    processes = postmaster.children()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    return [*processes, postmaster]

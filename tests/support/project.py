@@ -1,0 +1,20 @@
+"""The project itself, and copies of it."""
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy what the service runs from into a folder; returns the copy."""
+    for name in ('api', 'db', 'tools'):
+        shutil.copytree(ROOT / name, folder / 'project' / name)
+    return folder / 'project'
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first place of a text in a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))

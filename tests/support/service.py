@@ -1,0 +1,177 @@
+"""The service as a real process: its answers, log, metrics and workers."""
+
+import itertools
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.support.commands import patient_environment
+from tests.support.machine import is_listening
+from tests.support.project import ROOT
+from tests.support.waiting import DEADLINE_S, until, wait_for
+
+# where a database is away, that is how long each answer takes
+BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
+numbers = itertools.count(1)
+
+
+class ApiProcess:
+    """A real `python -m api`, reached over HTTP on a port that it chose itself.
+
+    Attributes:
+        client: Talks to it.
+        process: The process; its output goes to `log`.
+        collector: The process that reads its output from a pipe, if one does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        folder_of_project: Path = ROOT,
+        launch: Sequence[str] = (),
+        is_piped: bool = False,
+    ) -> None:
+        self.log = folder / f'api-{next(numbers)}.log'
+        self.collector: subprocess.Popen | None = None
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open('wb'))
+            if is_piped:
+                self.collector = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=output)
+                output = stack.enter_context(self.collector.stdin)
+            self.process = subprocess.Popen(
+                [*launch, sys.executable, '-m', 'api'],
+                cwd=folder_of_project,
+                env=patient_environment() | {'API_PORT': '0'} | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        # a quiet log does not tell the port: such a test chooses it
+        is_quiet = 'API_LOG_LEVEL' in environment
+        try:
+            self.port = self._wait_for_port(environment['API_PORT'] if is_quiet else '0')
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.url = f'http://127.0.0.1:{self.port}'
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
+
+    def _wait_for_port(self, chosen: str) -> int:
+        listening = r'Listening at: http://127\.0\.0\.1:(\d+)'
+        for _ in until():
+            if found := re.search(listening, self.output()):
+                return int(found[1])
+            if chosen != '0' and is_listening(int(chosen)):
+                return int(chosen)
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f'the API does not listen:\n{self.output()}')
+
+    def output(self) -> str:
+        """Return what the process has printed so far."""
+        return self.log.read_text()
+
+    def get(self, path: str, **kwargs: object) -> httpx.Response:
+        """Send a GET."""
+        return self.client.get(path, **kwargs)
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit status."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(DEADLINE_S)
+        if self.collector:  # has read all
+            self.collector.wait(DEADLINE_S)
+        return status
+
+
+def metric(api: ApiProcess | httpx.Client, name: str) -> float:
+    """Return one of the API's metrics; 0 for one that is not there.
+
+    Args:
+        api: The API, of which any worker answers, or a connection to one worker.
+        name: Name and labels, with the common prefix or without.
+    """
+    if isinstance(api, httpx.Client):
+        answer = api.get('/metrics')
+    else:  # any worker's
+        answer = httpx.get(f'{api.url}/metrics', timeout=DEADLINE_S)
+    for line in answer.text.splitlines():
+        if line.removeprefix('benefits_api_').startswith(f'{name} '):
+            return float(line.rsplit(' ', 1)[1])
+    return 0.0
+
+
+def workers(api: ApiProcess) -> list[psutil.Process]:
+    """Return the API's worker processes."""
+    return psutil.Process(api.process.pid).children()
+
+
+@contextmanager
+def client_of_each_worker(
+    api: ApiProcess, count: int | None = None
+) -> Iterator[dict[int, httpx.Client]]:
+    """Connect until every worker has a client; yields the clients by their worker's pid.
+
+    Args:
+        api: The API.
+        count: How many workers it has; by default, as many as run now.
+    """
+    clients: dict[int, httpx.Client] = {}
+    with ExitStack() as stack:
+        for _ in until():
+            client = stack.enter_context(httpx.Client(base_url=api.url, timeout=DEADLINE_S))
+            stream = client.get('/live').extensions['network_stream']
+            port = stream.get_extra_info('client_addr')[1]
+            running = workers(api)
+            [pid] = [worker.pid for worker in running if port in ports(worker)]
+            clients.setdefault(pid, client)
+            if len(clients) == (count or len(running)):
+                break
+        else:
+            raise AssertionError(f'{len(clients)} workers take connections')
+        yield clients
+
+
+def settled_output(api: ApiProcess) -> str:
+    """Return what the API has printed, with the lines of all that it has answered so far."""
+    ids = []
+    with client_of_each_worker(api) as clients:
+        for client in clients.values():
+            ids.append(f'settled-{next(numbers)}')
+            client.get('/live', headers={'X-Request-ID': ids[-1]})
+    # a worker's lines stay in order
+    wait_for(lambda: all(f'request_id={id_} ' in api.output() for id_ in ids))
+    return api.output()
+
+
+def connections(process: psutil.Process) -> list[Any]:
+    """Return the TCP connections of a process as psutil has them; none if it has ended."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        found = process.net_connections('tcp')
+        return [connection for connection in found if connection.status == psutil.CONN_ESTABLISHED]
+    return []
+
+
+def connection_counts(api: 'ApiProcess') -> list[int]:
+    """Return how many clients each worker has."""
+    return [
+        sum(connection.laddr.port == api.port for connection in connections(worker))
+        for worker in workers(api)
+    ]
+
+
+def ports(worker: psutil.Process) -> set[int]:
+    """Return the ports of a worker's peers: its clients and the database."""
+    return {connection.raddr.port for connection in connections(worker)}

@@ -124,7 +124,7 @@ def test_slow_file_is_told_of_once_and_does_not_hinder_the_start(
     environment = {'API_STATEMENT_TIMEOUT_S': '3', 'API_SESSION_SETTINGS': settings}
     checked = check(sample_url, folder, **environment)
     assert checked.returncode == 0
-    told = f'{folder}/top_benefits.sql takes longer than 3 s, or waits for a lock (database '
+    told = f'{folder}/top_benefits.sql takes longer than 3 s, or waits for a lock (host='
     [line] = checked.stderr.splitlines()
     assert line.startswith(f'warning: {told}')
     api = start_api(DATABASE_URL=sample_url, API_FUNCTIONS=str(folder), **environment)

@@ -1,15 +1,16 @@
-"""A connection: how values travel, how long it waits, and its description in messages."""
+"""A connection: its parameters, how values travel, and how long it waits."""
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import QueryCanceled, _WaitTimeout
 from psycopg.types.numeric import Int8Dumper
 
 from api.config import ConfigError, Settings
@@ -20,14 +21,11 @@ CONNECT_TIMEOUT_S = 2
 GRACE_S = 1.0
 # how a server that vanished is noticed, unless the URL says otherwise: libpq's parameters
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# A database on the same host answers sooner than another thread could take over, and uses the same
-# cores. So a thread waits PATIENT_S for it before it calls before_waiting, as long as one of the
-# last answers came within NEAR_S; if none did, only every now and then
+# A database on the same host often answers before another thread could take over the loop. So a
+# thread waits QUICK_S for it first, unless each of the last LAST_ANSWERS answers took longer
 LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
-NEAR_S = 0.0008
-PATIENT_S = 0.002
+QUICK_S = 0.001
 LAST_ANSWERS = 32
-PROBE_EVERY = 16
 
 
 class ViewLoader(Loader):
@@ -42,12 +40,12 @@ class Connection(psycopg.Connection):
     """A connection with a limit to every wait.
 
     Attributes:
-        before_waiting: Called by a thread before it waits for the server.
+        before_waiting: Called by a thread before it waits for long.
         patience_s: Seconds after which a server that does not answer is given up.
     """
 
     before_waiting: Callable[[], None] = staticmethod(lambda: None)
-    patience_s: float | None = None
+    patience_s = GRACE_S
     _late_answers = 0
 
     @classmethod
@@ -56,8 +54,8 @@ class Connection(psycopg.Connection):
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
-            place = describe(conninfo_to_dict(conninfo) | parameters)
-            raise psycopg.OperationalError(f'{in_one_line(ex)} ({place})') from None
+            message = f'{in_one_line(ex)} ({describe(parameters)})'
+            raise psycopg.OperationalError(message) from None
 
     def set_up(self, settings: Settings) -> None:
         """Set what the role may not have set: read-only, UTC and a statement timeout."""
@@ -71,38 +69,27 @@ class Connection(psycopg.Connection):
         # int2, int4 or int8, depending on the value, would make a statement and a plan of each
         self.adapters.register_dumper(int, Int8Dumper)
 
-    def ping(self) -> psycopg.Cursor:
-        """Run the shortest statement, with little patience."""
-        patience_s, self.patience_s = self.patience_s, GRACE_S
-        try:
-            return self.execute('select 1')
-        finally:
-            self.patience_s = patience_s
-
     def wait(self, generator: PQGen, interval: float = 0.1, _: Any = None) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
 
         Raises:
             psycopg.errors.QueryCanceled: The server does not answer; the connection is closed.
         """
-        is_near = self._late_answers < LAST_ANSWERS
-        self._late_answers += 1
-        is_probe = self._late_answers % PROBE_EVERY == 0
-        if self.pgconn.hostaddr in LOCAL_ADDRESSES and (is_near or is_probe):
-            started = perf_counter()
-            try:
-                return super().wait(generator, interval, PATIENT_S if is_near else NEAR_S)
-            except psycopg.errors._WaitTimeout:
-                pass
-            finally:
-                if perf_counter() - started < NEAR_S:
-                    self._late_answers = 0
-        self.before_waiting()
+        is_local = self.pgconn.hostaddr in LOCAL_ADDRESSES
+        is_quick = is_local and self._late_answers < LAST_ANSWERS
+        started = perf_counter()
         try:
+            if is_quick:
+                with suppress(_WaitTimeout):  # the exception that super().wait documents
+                    return super().wait(generator, interval, QUICK_S)
+            self.before_waiting()
             return super().wait(generator, interval, self.patience_s)
-        except psycopg.errors._WaitTimeout as ex:
+        except _WaitTimeout as ex:
             self.close()
-            raise psycopg.errors.QueryCanceled('no answer') from ex
+            raise QueryCanceled('no answer') from ex
+        finally:
+            is_late = perf_counter() - started > QUICK_S
+            self._late_answers = self._late_answers + 1 if is_late else 0
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -121,21 +108,15 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         # JSON is sent on as it comes, so it must be UTF-8, whatever the database and the role say
         'client_encoding': 'UTF8',
         'autocommit': True,
-        **({} if settings.prepare else {'prepare_threshold': None}),
     }
 
 
 def in_one_line(ex: psycopg.Error) -> str:
     """Return the message of an exception."""
-    # for several hosts, psycopg gives the last host's reason, and then all of them
-    lines = str(ex).rpartition('All failures were:')[2].strip().splitlines()
-    return '; '.join(line.strip('- \t') for line in lines)
+    return ' '.join(str(ex).split())
 
 
 def describe(parameters: dict[str, Any]) -> str:
-    """Name a database without its password; libpq's defaults stand for what is not given."""
-    options = [option for option in Conninfo.get_defaults() if option.val]
-    known = {option.keyword.decode(): option.val.decode() for option in options} | parameters
-    host = known.get('host') or known.get('hostaddr') or 'the default host'
-    user = known.get('user')
-    return f'database {known.get("dbname", user)} on {host} port {known["port"]} as {user}'
+    """Return the parameters that name a database; libpq's defaults stand for those left out."""
+    names = ('service', 'host', 'hostaddr', 'port', 'dbname', 'user')
+    return make_conninfo(**{name: parameters[name] for name in names if name in parameters})

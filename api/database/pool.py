@@ -6,11 +6,16 @@ from time import perf_counter
 from typing import Any
 
 import psycopg
-from psycopg.errors import AdminShutdown, DeadlockDetected, SerializationFailure
+from psycopg.errors import AdminShutdown, DeadlockDetected, QueryCanceled, SerializationFailure
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from api.config import Settings
-from api.database.connection import APPLICATION_NAME, Connection, connection_parameters
+from api.database.connection import (
+    APPLICATION_NAME,
+    GRACE_S,
+    Connection,
+    connection_parameters,
+)
 from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
 from api.database.queries import Query, Values
 from api.telemetry import metrics
@@ -19,12 +24,19 @@ from api.telemetry.timings import Timings
 # the columns of a query: the body where libpq has put it, and the parameter that names nothing
 Answer = tuple[memoryview, str | None]
 
-# seconds that a ping waits for a connection
+# seconds that a ping waits for a connection, and then for its answer
 PING_S = 1.0
-PASSING = (SerializationFailure, DeadlockDetected)
 
 # its warnings say why there is no connection; it also logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
+
+
+class LostConnectionError(psycopg.OperationalError):
+    """The connection broke, or PostgreSQL is about to end it."""
+
+
+# what is not the statement's own fault: these also end a deadlock, or let a standby keep up
+PASSING = (LostConnectionError, DeadlockDetected, SerializationFailure)
 
 
 class Pool:
@@ -48,7 +60,6 @@ class Pool:
             min_size=1,
             max_size=settings.pool_size,
             max_waiting=settings.pool_max_waiting // 2,  # slow queries have the other half
-            timeout=settings.pool_timeout_s,
             max_lifetime=settings.pool_lifetime_s,
             # the pauses between attempts never grow: after these seconds the pool begins anew
             reconnect_timeout=settings.pool_timeout_s,
@@ -61,13 +72,15 @@ class Pool:
     def _configure(self, connection: Connection) -> None:
         connection.before_waiting = self._before_waiting
         connection.set_up(self._settings)
+        # from now on, each connection prepares a statement when it first runs it
+        connection.prepare_threshold = 0 if self._settings.prepare else None
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
-        """Run a query in one round trip; each connection prepares it when it first runs it.
+        """Run a query in one round trip.
 
         Args:
             query: The query.
@@ -77,10 +90,10 @@ class Pool:
         Raises:
             DatabaseError: There is no answer.
         """
-        prepare = self._settings.prepare
+        patience_s = self._settings.statement_timeout_s + GRACE_S
         try:
-            return self._run(lambda c: c.execute(query.sql, values, prepare=prepare), timings)
-        except psycopg.errors.QueryCanceled as ex:
+            return self._run(query.sql, values, timings, self._settings.pool_timeout_s, patience_s)
+        except QueryCanceled as ex:
             raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
         except psycopg.OperationalError as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
@@ -94,48 +107,44 @@ class Pool:
             DatabaseError: It gives none in time.
         """
         try:
-            self._run(lambda connection: connection.ping(), Timings(), PING_S)
+            self._run('select 1', {}, Timings(), PING_S, PING_S)
         except psycopg.Error as ex:
             raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
 
-    def _run(
-        self,
-        statement: Callable[[Connection], psycopg.Cursor],
-        timings: Timings,
-        timeout_s: float | None = None,
-        *,
-        is_second: bool = False,
-    ) -> Any:
-        """Run a statement that only reads, and once more if it failed through no fault of its own.
+    def _run(self, *statement: Any) -> Any:
+        """Run a statement, which only reads, and once more if it failed for a passing reason."""
+        try:
+            return self._run_once(*statement)
+        except PASSING:
+            metrics.retries.inc()
+            return self._run_once(*statement)
 
-        That is when the connection broke, when a standby cancelled it to keep up with its primary,
-        or PostgreSQL to end a deadlock.
-        """
+    def _run_once(
+        self, sql: str, values: Values, timings: Timings, timeout_s: float, patience_s: float
+    ) -> Any:
         asked = perf_counter()
         connection = self._get_connection(timeout_s)
         self._in_use.add(connection)
         started = perf_counter()
         timings.pool_s += started - asked
+        connection.patience_s = patience_s
         try:
-            return statement(connection).fetchone()
+            return connection.execute(sql, values).fetchone()
         except psycopg.OperationalError as ex:
             # PostgreSQL may end a parallel worker first, and the connection's process next
-            is_lost = connection.broken or isinstance(ex, AdminShutdown)
-            if is_second or not (is_lost or isinstance(ex, PASSING)):
-                raise
-            if is_lost:
+            if connection.broken or isinstance(ex, AdminShutdown):
                 self._pool.drain()  # the other connections may be broken too
+                raise LostConnectionError from ex
+            raise
         finally:
             timings.database_s += perf_counter() - started
             self._in_use.discard(connection)
             self._pool.putconn(connection)
-        metrics.retries.inc()
-        return self._run(statement, timings, timeout_s, is_second=True)
 
-    def _get_connection(self, timeout_s: float | None) -> Connection:
+    def _get_connection(self, timeout_s: float) -> Connection:
         try:
-            if self._pool._pool:  # there is an idle connection; get_stats() takes 8 microseconds
-                return self._pool.getconn()
+            if self._pool.get_stats()['pool_available']:
+                return self._pool.getconn(timeout_s)
             self._before_waiting()
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)

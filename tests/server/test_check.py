@@ -120,7 +120,7 @@ def described(guarded: GuardedServer, changes: str) -> tuple[str, str]:
     """Return a connection string, and how the log names what it leads to."""
     parameters = {'host': '127.0.0.1', 'port': guarded.settings['port'], 'dbname': 'test'}
     parameters |= dict(change.split('=') for change in changes.split())
-    place = '(database {dbname} on {host} port {port} as {user})'.format(**parameters)
+    place = '(host={host} port={port} dbname={dbname} user={user})'.format(**parameters)
     return ' '.join(f'{name}={value}' for name, value in parameters.items()), place
 
 

@@ -59,7 +59,7 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
     line = only_line(failed_start(DATABASE_URL=f'{database_url}&password=hunter2'))
     found = re.fullmatch(
         r'error: (/.*/available_benefits\.sql) line (\d+): column benefit\.title does not exist'
-        r' \(database clone_\d+ on .* as postgres\)',
+        r' \(host=.* dbname=clone_\d+ user=postgres\)',
         line,
     )
     assert 'benefit.title' in Path(found[1]).read_text().splitlines()[int(found[2]) - 1]

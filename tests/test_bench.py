@@ -60,10 +60,10 @@ def test_distant_database_waits_once_for_the_same_answer(sample_url: str, tmp_pa
     write_distant(tmp_path, 1)
     near, distant = (load_query(f / f'{AVAILABLE}.sql') for f in (FOLDER, tmp_path))
     assert distant.parameters == near.parameters
-    values = {'venue_id': 1, 'person_id': 1, 'timestamp': None}
-    with psycopg.connect(sample_url) as connection:
+    values = [1, 1, None]
+    with psycopg.connect(sample_url, cursor_factory=psycopg.RawCursor) as connection:
         answers = [connection.execute(f.sql, values).fetchone() for f in (near, distant)]
-        explained = connection.execute(f'explain (analyze, format json) {distant.sql}', values)
+        explained = connection.execute(b'explain (analyze, format json) ' + distant.sql, values)
         [[[explanation]]] = explained
     assert answers[0] == answers[1]
     assert [

@@ -6,13 +6,13 @@ import psycopg
 import pytest
 
 from api.config import Settings
-from api.database.connection import Connection
+from api.database.connection import Connection, connection_parameters
 from api.database.queries import FOLDER, Query, load_query
 from tests.support.rows import Rows
 from tools.embedded import EmbeddedServer, load
 
 QUERIES = [load_query(path) for path in sorted(FOLDER.glob('*.sql'))]
-IDS = [1, 2**15, 2**31, 2**63 - 1]
+IDS = ['1', str(2**15), str(2**31), str(2**63 - 1)]
 TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0002-01-01T00:00:00.000001+00:00']
 
 
@@ -20,15 +20,16 @@ TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0002-01-01T00:00:00.000001+00:
 def connection(rows: Rows, database_url: str) -> Iterator[Connection]:
     """Return a connection that is set up as those of the pool."""
     rows.benefit(1)
-    with Connection.connect(database_url, autocommit=True) as opened:
-        opened.set_up(Settings(database_url=database_url))
+    settings = Settings(database_url=database_url)
+    with Connection.connect(**connection_parameters(settings)) as opened:
+        opened.set_up(settings)
         yield opened
 
 
 def run_with_all_values(connection: Connection, query: Query) -> None:
     for id_ in IDS:
         for timestamp in TIMESTAMPS:
-            values = {each.name: id_ for each in query.parameters} | {'timestamp': timestamp}
+            values = [id_ if each.type == 'bigint' else timestamp for each in query.parameters]
             body, _ = connection.execute(query.sql, values, prepare=True).fetchone()
             assert bytes(body).startswith(b'[')
 
@@ -74,8 +75,8 @@ def test_server_names_the_file_of_every_statement(
     comment = f'/* {query.name}.sql */'
     with psycopg.connect(watching_server.url(), autocommit=True) as connection:
         connection.execute('create extension if not exists pg_stat_statements')
-        values = dict.fromkeys((each.name for each in query.parameters), None) | {'venue_id': 1}
-        connection.execute(query.sql, values, prepare=True)
+        values = ['1' if each.name == 'venue_id' else None for each in query.parameters]
+        psycopg.RawCursor(connection).execute(query.sql, values, prepare=True)
         [counted] = connection.execute(
             'select calls from pg_stat_statements where query like %s', [f'%{comment}%']
         ).fetchall()

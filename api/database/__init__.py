@@ -5,7 +5,6 @@
     pool        the pool of connections, and one more try when a connection breaks
     slow        slow queries: identical requests share an answer, and few run at once
     probe       whether the database answers
-    errors      what goes wrong
 
-It imports `telemetry` and `config`. It knows nothing of HTTP.
+Its errors are those of psycopg and psycopg_pool. It imports `telemetry` and `config`, not HTTP.
 """

@@ -1,4 +1,4 @@
-"""A connection: its parameters, how values travel, and how long it waits."""
+"""A connection: its parameters, what it is set to, and how long it waits."""
 
 import os
 from collections.abc import Callable
@@ -7,11 +7,10 @@ from time import perf_counter
 from typing import Any
 
 import psycopg
-from psycopg.abc import Buffer, PQGen
-from psycopg.adapt import Loader
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import QueryCanceled, _WaitTimeout
-from psycopg.types.numeric import Int8Dumper
+from psycopg.types.json import set_json_loads
 
 from api.config import ConfigError, Settings
 
@@ -26,14 +25,6 @@ LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_
 LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
 QUICK_S = 0.001
 LAST_ANSWERS = 32
-
-
-class ViewLoader(Loader):
-    """Loads JSON as the bytes that came: not parsed, and not copied out of libpq's result."""
-
-    def load(self, data: Buffer) -> Buffer:
-        """Return the view of the value, which keeps the result alive."""
-        return data
 
 
 class Connection(psycopg.Connection):
@@ -65,9 +56,7 @@ class Connection(psycopg.Connection):
                 "set default_transaction_read_only = on; set timezone = 'UTC';"
                 f' set statement_timeout = {settings.statement_timeout_s * 1000:.0f}'
             )
-        self.adapters.register_loader('json', ViewLoader)
-        # int2, int4 or int8, depending on the value, would make a statement and a plan of each
-        self.adapters.register_dumper(int, Int8Dumper)
+        set_json_loads(bytes, self)  # JSON is not parsed
 
     def wait(self, generator: PQGen, interval: float = 0.1, _: Any = None) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
@@ -108,6 +97,8 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         # JSON is sent on as it comes, so it must be UTF-8, whatever the database and the role say
         'client_encoding': 'UTF8',
         'autocommit': True,
+        # parameters are PostgreSQL's own: $1, $2
+        'cursor_factory': psycopg.RawCursor,
     }
 
 

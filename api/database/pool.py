@@ -1,9 +1,8 @@
-"""The pool of connections: one round trip for an answer, one more try if a connection breaks."""
+"""A pool of connections: one round trip for an answer, one more try if a connection breaks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
 
 import psycopg
 from psycopg.errors import AdminShutdown, DeadlockDetected, QueryCanceled, SerializationFailure
@@ -16,27 +15,20 @@ from api.database.connection import (
     Connection,
     connection_parameters,
 )
-from api.database.errors import OverloadedError, RefusedError, TimedOutError, UnavailableError
 from api.database.queries import Query, Values
 from api.telemetry import metrics
 from api.telemetry.timings import Timings
 
-# the columns of a query: the body where libpq has put it, and the parameter that names nothing
-Answer = tuple[memoryview, str | None]
+# the columns of a query: the body, and the parameter that names nothing
+Answer = tuple[bytes, str | None]
 
 # seconds that a ping waits for a connection, and then for its answer
 PING_S = 1.0
+# why PostgreSQL ends a statement that would succeed if it ran again: a deadlock, a standby's replay
+PASSING = (DeadlockDetected, SerializationFailure)
 
 # its warnings say why there is no connection; it also logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
-
-
-class LostConnectionError(psycopg.OperationalError):
-    """The connection broke, or PostgreSQL is about to end it."""
-
-
-# what is not the statement's own fault: these also end a deadlock, or let a standby keep up
-PASSING = (LostConnectionError, DeadlockDetected, SerializationFailure)
 
 
 class Pool:
@@ -88,58 +80,53 @@ class Pool:
             timings: Where to add the time that this takes.
 
         Raises:
-            DatabaseError: There is no answer.
+            psycopg_pool.TooManyRequests: Too many requests wait, or this one waited for too long.
+            psycopg.errors.QueryCanceled: The query took too long, or the server does not answer.
+            psycopg.OperationalError: The database cannot be used now.
+            psycopg.Error: PostgreSQL refuses the query.
         """
-        patience_s = self._settings.statement_timeout_s + GRACE_S
-        try:
-            return self._run(query.sql, values, timings, self._settings.pool_timeout_s, patience_s)
-        except QueryCanceled as ex:
-            raise TimedOutError(f'statement cancelled: {ex.sqlstate}') from ex
-        except psycopg.OperationalError as ex:
-            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
-        except psycopg.Error as ex:
-            raise RefusedError(f'{type(ex).__name__}: {ex.diag.message_primary}') from ex
+        settings = self._settings
+        ordered = [values[each.name] for each in query.parameters]
+        limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
+        return self._run(query.sql, ordered, timings, *limits_s)
 
     def ping(self) -> None:
         """Ask the database for a sign of life.
 
         Raises:
-            DatabaseError: It gives none in time.
+            psycopg.OperationalError: It gives none in time.
         """
         try:
-            self._run('select 1', {}, Timings(), PING_S, PING_S)
-        except psycopg.Error as ex:
-            raise UnavailableError(f'database unavailable: {type(ex).__name__}') from ex
+            self._run(b'select 1', (), Timings(), PING_S, PING_S)
+        except QueryCanceled as ex:
+            raise psycopg.OperationalError('no answer') from ex
 
-    def _run(self, *statement: Any) -> Any:
-        """Run a statement, which only reads, and once more if it failed for a passing reason."""
-        try:
-            return self._run_once(*statement)
-        except PASSING:
+    def _run(
+        self, sql: bytes, values: Sequence, timings: Timings, timeout_s: float, patience_s: float
+    ) -> tuple:
+        """Run a statement that only reads, and once more if it failed for a passing reason."""
+        for is_last in (False, True):
+            asked = perf_counter()
+            connection = self._get_connection(timeout_s)
+            self._in_use.add(connection)
+            started = perf_counter()
+            timings.pool_s += started - asked
+            connection.patience_s = patience_s
+            try:
+                return connection.execute(sql, values).fetchone()
+            except psycopg.OperationalError as ex:
+                # PostgreSQL may end a parallel worker first, and the connection's process next
+                is_lost = connection.broken or isinstance(ex, AdminShutdown)
+                if is_lost:
+                    self._pool.drain()  # the other connections may be broken too
+                if is_last or not (is_lost or isinstance(ex, PASSING)):
+                    raise
+            finally:
+                timings.database_s += perf_counter() - started
+                self._in_use.discard(connection)
+                self._pool.putconn(connection)
             metrics.retries.inc()
-            return self._run_once(*statement)
-
-    def _run_once(
-        self, sql: str, values: Values, timings: Timings, timeout_s: float, patience_s: float
-    ) -> Any:
-        asked = perf_counter()
-        connection = self._get_connection(timeout_s)
-        self._in_use.add(connection)
-        started = perf_counter()
-        timings.pool_s += started - asked
-        connection.patience_s = patience_s
-        try:
-            return connection.execute(sql, values).fetchone()
-        except psycopg.OperationalError as ex:
-            # PostgreSQL may end a parallel worker first, and the connection's process next
-            if connection.broken or isinstance(ex, AdminShutdown):
-                self._pool.drain()  # the other connections may be broken too
-                raise LostConnectionError from ex
-            raise
-        finally:
-            timings.database_s += perf_counter() - started
-            self._in_use.discard(connection)
-            self._pool.putconn(connection)
+        raise AssertionError('not reached')
 
     def _get_connection(self, timeout_s: float) -> Connection:
         try:
@@ -148,9 +135,7 @@ class Pool:
             self._before_waiting()
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)
-        except TooManyRequests:
-            raise OverloadedError('overloaded') from None
-        except PoolTimeout:
+        except PoolTimeout as ex:
             if len(self._in_use) < self._settings.pool_size:
                 raise  # not all connections are in use: no more can be made
-            raise OverloadedError('overloaded') from None
+            raise TooManyRequests('all connections are in use') from ex

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from api.database.errors import DatabaseError, UnavailableError
+import psycopg
 
 CACHED_S = 1.0
 
@@ -13,14 +13,14 @@ class Probe:
     """Caches the result of a ping.
 
     Args:
-        ping: Raises a DatabaseError if the database does not answer.
+        ping: Raises a psycopg.Error if the database does not answer.
     """
 
     def __init__(self, ping: Callable[[], None]) -> None:
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
-        self._error: DatabaseError | None = UnavailableError('the database was not asked yet')
+        self._error: psycopg.Error | None = psycopg.OperationalError('not asked yet')
 
     def check(self) -> None:
         """Raise the error of the last ping, if any. The first caller after CACHED_S pings."""
@@ -32,7 +32,7 @@ class Probe:
             try:
                 self._ping()
                 self._error = None
-            except DatabaseError as ex:
+            except psycopg.Error as ex:
                 self._error = ex
         if error := self._error:
             raise type(error)(*error.args)  # an exception that several threads raise would grow

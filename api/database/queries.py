@@ -1,8 +1,7 @@
 """The SQL files and their parameters.
 
-A file begins with `-- name: file_name(parameter, ...)^`, as aiosql has it, and holds one query.
-Each parameter stands in the query once, first in its line or after `select`, with its type:
-`:name::type`, or `coalesce(:name::type` if it may be left out.
+A file holds one query, and begins with `-- name: file_name(parameter, ...)^`, as aiosql has it.
+Each parameter stands in it once: `:name::type`, or `coalesce(:name::type` if it may be left out.
 """
 
 import re
@@ -12,15 +11,14 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
-# a value for each parameter of a query, by its name
-Values = dict[str, int | str | None]
+# a value for each parameter of a query, by its name; PostgreSQL reads each from its text, so that
+# the statement is the same whatever the values
+Values = dict[str, str | None]
 
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
-PARAMETER = re.compile(r'\s*(select\s+)?(?P<optional>coalesce\()?:(?P<name>\w+)::(?P<type>\w+)')
-# what psql, pgbench and psycopg take for a parameter, also in comments and literals
-PLACEHOLDER = re.compile(r'(?<!:):(\w+)|%')
-COMMENT = re.compile(r'^ *--.*$', re.MULTILINE)
-FIRST_WORD = re.compile(r'^(?!--)\s*\w+', re.MULTILINE)
+# also in comments and literals, as psql and pgbench have it
+PARAMETER = re.compile(r'(?P<optional>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
+FIRST_WORD = re.compile(r'^\w+', re.MULTILINE)
 
 
 class QueryFileError(Exception):
@@ -43,21 +41,19 @@ class Query:
     Attributes:
         name: The name of the file without .sql.
         path: The file.
-        sql: The query for psycopg, which knows again what is no longer than 4096 characters: so
-            comments are empty lines, but for the first line, and one after the first word, since
-            pg_stat_statements drops those before it.
-        parameters: The parameters, in their order in the query.
+        sql: What PostgreSQL runs: the file with $1, $2 and so on as its parameters, and with its
+            name after the first word, since pg_stat_statements drops the comments before it.
+        parameters: The parameters, in the order of their numbers.
     """
 
     name: str
     path: Path
-    sql: str
+    sql: bytes
     parameters: tuple[Parameter, ...]
 
     def line_at(self, position: str | None) -> str:
-        """Return the line in the file of a position that PostgreSQL gives."""
-        numbers = {each.name: f'${n}' for n, each in enumerate(self.parameters, start=1)}
-        before = (self.sql % numbers)[: int(position or 1) - 1]
+        """Name the line in the file of a position, if PostgreSQL gives one."""
+        before = self.sql.decode()[: int(position or 1) - 1]
         return f' line {before.count(chr(10)) + 1}' if position else ''
 
 
@@ -94,20 +90,20 @@ def load_query(path: Path) -> Query:
     header = HEADER.match(text)
     if not header or header[1] != path.stem:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')
-    parameters = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        found = PARAMETER.match(line)
-        if found:
-            parameters.append(Parameter(found['name'], found['type'], bool(found['optional'])))
-        if other := PLACEHOLDER.search(line, found.end() if found else 0):
-            raise QueryFileError(
-                f'{path} line {number}: {other[0]} is allowed as a parameter only, first in a line'
-                ' or after select: :name::type, or coalesce(:name::type if it may be left out'
-            )
     names = header[2].replace(',', ' ').split()
-    if sorted(names) != sorted(parameter.name for parameter in parameters):
-        raise QueryFileError(f'{path}: each of {names} must stand in the query once')
-    first, rest = text.split('\n', 1)
-    sql = PLACEHOLDER.sub(r'%(\1)s', f'{first}\n{COMMENT.sub("", rest)}')
+    parameters: dict[str, Parameter] = {}
+    sql = text
+    for found in PARAMETER.finditer(text):
+        name, type_ = found['name'], found['type']
+        if name not in names or name in parameters or not type_:
+            line = text.count('\n', 0, found.start('name')) + 1
+            raise QueryFileError(
+                f'{path} line {line}: :{name} is not allowed here. Each parameter of line 1 stands'
+                ' once: :name::type, or coalesce(:name::type if it may be left out'
+            )
+        parameters[name] = Parameter(name, type_, bool(found['optional']))
+        sql = sql.replace(f':{name}::', f'${len(parameters)}::')
+    if lacking := set(names) - parameters.keys():
+        raise QueryFileError(f'{path}: lacks the parameters {", ".join(sorted(lacking))}')
     sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', sql, count=1)
-    return Query(path.stem, path, sql, tuple(parameters))
+    return Query(path.stem, path, sql.encode(), tuple(parameters.values()))

@@ -8,8 +8,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Semaphore
 
+import psycopg
+from psycopg_pool import TooManyRequests
+
 from api.config import Settings
-from api.database.errors import DatabaseError, OverloadedError
 from api.database.pool import Answer, Pool
 from api.database.queries import Query, Values
 from api.telemetry import metrics
@@ -57,9 +59,9 @@ class SlowQueries:
         with self._waiting_slot(timings):
             try:
                 return first.result(self._answer_timeout_s)
-            except TimeoutError:
-                raise OverloadedError('overloaded') from None
-            except DatabaseError as ex:
+            except TimeoutError as ex:
+                raise TooManyRequests('the identical request takes too long') from ex
+            except psycopg.Error as ex:
                 raise type(ex)(*ex.args) from ex
 
     @contextmanager
@@ -67,7 +69,7 @@ class SlowQueries:
         if not self._turns.acquire(blocking=False):
             with self._waiting_slot(timings):
                 if not self._turns.acquire(timeout=self._turn_timeout_s):
-                    raise OverloadedError('overloaded')
+                    raise TooManyRequests('slow requests take too long')
         try:
             yield
         finally:
@@ -77,7 +79,7 @@ class SlowQueries:
     def _waiting_slot(self, timings: Timings) -> Iterator[None]:
         """Let a request wait, unless too many wait already."""
         if not self._waiting.acquire(blocking=False):
-            raise OverloadedError('overloaded')
+            raise TooManyRequests('too many slow requests wait')
         try:
             self._before_waiting(is_idle=True)
             with timings.waiting(), metrics.waiting.track_inprogress():

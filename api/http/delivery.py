@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import falcon
 
-# a large answer goes to the server in pieces, so that there is never a whole copy of it
+# a large answer goes to the server in pieces, so that the server never copies all of it
 CHUNK_BYTES = 1024 * 1024
 GZIP_MIN_BYTES = 10_000
 GZIP_LEVEL = 1  # on a large answer 2 times as fast as level 6 for a fifth more bytes
@@ -32,12 +32,10 @@ class Delivery:
         elif compress:
             resp.set_header('Content-Encoding', 'gzip')
             resp.data = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        elif len(body) <= CHUNK_BYTES:
-            resp.data = bytes(body)
-        else:
+        elif len(body) > CHUNK_BYTES:
             resp.data = None
             starts = range(0, len(body), CHUNK_BYTES)
-            resp.stream = (bytes(body[start : start + CHUNK_BYTES]) for start in starts)
+            resp.stream = (body[start : start + CHUNK_BYTES] for start in starts)
             resp.content_length = len(body)
 
 

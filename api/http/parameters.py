@@ -21,23 +21,25 @@ TIMESTAMP = re.compile(
 )
 
 
-def bigint(text: str) -> int:
+def bigint(text: str) -> str:
     """Read an integer of 1 to 19 ASCII digits that fits PostgreSQL's bigint.
+
+    Returns:
+        It without leading zeros.
 
     Raises:
         ValueError: It is something else; the message says what is allowed.
     """
     if not DIGITS.fullmatch(text) or int(text) > BIGINT_MAX:
         raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, in plain digits')
-    return int(text)
+    return str(int(text))
 
 
 def timestamptz(text: str) -> str:
     """Read an ISO 8601 date or date and time; without an offset it is UTC.
 
     Returns:
-        The instant in UTC, as ISO 8601: PostgreSQL takes text for a value of any type, so
-        the statement is the same whether there is a timestamp or not.
+        The instant in UTC, as ISO 8601.
 
     Raises:
         ValueError: It is no instant of the years 2 to 9999; the message says what is allowed.
@@ -60,7 +62,7 @@ def timestamptz(text: str) -> str:
     raise ValueError(message)
 
 
-READERS: dict[str, Callable[[str], int | str]] = {'bigint': bigint, 'timestamptz': timestamptz}
+READERS: dict[str, Callable[[str], str]] = {'bigint': bigint, 'timestamptz': timestamptz}
 
 
 def http_name(name: str) -> str:
@@ -113,9 +115,7 @@ def read_parameters(query: Query, path: dict[str, str], sent: dict[str, str | li
     }
 
 
-def read_parameter(
-    parameter: Parameter, name: str, text: str | list[str] | None
-) -> int | str | None:
+def read_parameter(parameter: Parameter, name: str, text: str | list[str] | None) -> str | None:
     """Convert one parameter; see read_parameters."""
     if text is None and parameter.is_optional:
         return None

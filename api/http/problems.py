@@ -5,8 +5,10 @@ import logging
 from typing import NamedTuple, NoReturn
 
 import falcon
+import psycopg
+from psycopg.errors import QueryCanceled
+from psycopg_pool import TooManyRequests
 
-from api.database import errors
 from api.http.tracing import TracedRequest, new_request_id
 from api.telemetry import metrics
 
@@ -62,12 +64,11 @@ PROBLEMS = {
 # fmt: on
 KINDS_BY_STATUS = {PROBLEMS[kind].status: kind for kind in PROBLEMS if PROBLEMS[kind].by_status}
 
-# the kinds of the database's failures
+# the kinds of the database's failures; of two classes that fit an exception, the narrower counts
 FAILURES = {
-    errors.OverloadedError: 'overloaded',
-    errors.UnavailableError: 'database-unavailable',
-    errors.TimedOutError: 'statement-timeout',
-    errors.RefusedError: 'internal-error',
+    TooManyRequests: 'overloaded',
+    QueryCanceled: 'statement-timeout',
+    psycopg.OperationalError: 'database-unavailable',
 }
 
 
@@ -141,11 +142,13 @@ def serialize(req: TracedRequest, resp: falcon.Response, error: falcon.HTTPError
 
 def fail(req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict) -> NoReturn:
     """Turn an exception into a problem; its cause goes to the log only."""
-    if isinstance(ex, errors.DatabaseError):
-        req.cause = str(ex)
+    if isinstance(ex, psycopg.Error):
+        [first_line, *_] = str(ex).splitlines() or ['']  # the others may quote the statement
+        req.cause = f'{type(ex).__name__}: {first_line}'
     else:
         log.error('unexpected failure', exc_info=ex)
-    raise Problem(FAILURES.get(type(ex), 'internal-error')) from ex
+    kinds = [FAILURES[class_] for class_ in type(ex).__mro__ if class_ in FAILURES]
+    raise Problem(kinds[0] if kinds else 'internal-error') from ex
 
 
 def meanings() -> dict[str, bytes]:

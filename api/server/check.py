@@ -54,7 +54,7 @@ def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
 
 def run(connection: Connection, query: Query, place: str) -> bool:
     """Run a SQL file, and tell whether it ended within the statement timeout."""
-    values = {each.name: 0 if each.type == 'bigint' else None for each in query.parameters}
+    values = ['0' if each.type == 'bigint' else None for each in query.parameters]
     try:
         with connection.transaction():
             answer = connection.execute(query.sql, values)

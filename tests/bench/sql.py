@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg.types.numeric import Int8Dumper
 
-from api.database.queries import FOLDER, load_query
+from api.database.queries import FOLDER, Query, load_query
 from tests.bench.data import Databases, Size
 from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
 from tests.support.project import ROOT
@@ -44,15 +44,16 @@ def session(url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(url, autocommit=True) as connection:
         set_json_loads(bytes, connection)
         connection.adapters.register_dumper(int, Int8Dumper)
+        connection.cursor_factory = psycopg.RawCursor
         yield connection
 
 
-def forms(report: str) -> dict[str, str]:
+def forms(report: str) -> dict[str, Query]:
     """Return the statements that are compared for a report, by the name of the form."""
-    ours = load_query(FOLDER / f'{report}.sql').sql
+    ours = load_query(FOLDER / f'{report}.sql')
     if report == TOP:
-        return {'ours': ours, 'count': BARE_COUNT}
-    return {'ours': ours, 'plain': load_query(PLAIN / f'{report}.sql').sql}
+        return {'ours': ours, 'count': Query('count', PLAIN, BARE_COUNT.encode(), ())}
+    return {'ours': ours, 'plain': load_query(PLAIN / f'{report}.sql')}
 
 
 def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
@@ -69,9 +70,11 @@ def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
     }
 
 
-def run(connection: psycopg.Connection, sql: str, draw: Callable[[], dict]) -> None:
+def run(connection: psycopg.Connection, query: Query, draw: Callable[[], dict]) -> None:
     """Run a prepared statement once."""
-    connection.execute(sql, draw(), prepare=True).fetchone()
+    values = draw()
+    ordered = [values[each.name] for each in query.parameters]
+    connection.execute(query.sql, ordered, prepare=True).fetchone()
 
 
 def turn(action: Callable[[], None]) -> float:
@@ -116,8 +119,8 @@ def measure(
             print(f'PostgreSQL {databases.version}: measuring with {usages:,} uses', flush=True)
             for report in REPORTS:
                 actions = {
-                    form: partial(run, connection, sql, draw[report])
-                    for form, sql in forms(report).items()
+                    form: partial(run, connection, query, draw[report])
+                    for form, query in forms(report).items()
                 }
                 for action in list(actions.values()) * WARM_UP_RUNS:
                     action()

@@ -178,7 +178,7 @@ def test_restart_under_load_costs_no_request_that_comes_after_it(
     down = [asked for asked in clients.since(stopped) if asked.at < restarting]
     assert {asked.status for asked in down} <= {200, 503}
     assert max(asked.seconds for asked in down) < BOUNDED_S
-    assert 'database unavailable: ' in api.output()
+    assert 'problem=database-unavailable cause=' in api.output()
 
 
 @pytest.mark.slow

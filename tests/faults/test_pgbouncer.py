@@ -224,7 +224,7 @@ def test_slow_statement_ends_by_the_timeout_of_the_role(
         with admin.transaction():
             admin.execute('lock table benefit_usage')
             assert api.get(PATHS[0]).status_code == 504
-        wait_for(lambda: 'cause="statement cancelled: 57014"' in api.output())
+        wait_for(lambda: 'cause="QueryCanceled: ' in api.output())
         wait_for(lambda: api.get('/ready').status_code == 200)
     finally:
         admin.execute(f"alter role {ROLE} set statement_timeout = '5s'")

@@ -78,8 +78,7 @@ class Plans:
         types = ', '.join(each.type for each in function.parameters)
         known = {'venue_id': venue, 'person_id': PERSON, 'timestamp': timestamp}
         values = [known[each.name] for each in function.parameters]
-        numbers = {each.name: f'${n}' for n, each in enumerate(function.parameters, start=1)}
-        self._connection.execute(f'prepare {name} ({types}) as {function.sql % numbers}')
+        self._connection.execute(f'prepare {name} ({types}) as {function.sql.decode()}')
         marks = ', '.join(['%s'] * len(values))
         [[explained]] = (
             psycopg.ClientCursor(self._connection)

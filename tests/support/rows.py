@@ -91,8 +91,8 @@ def run_function(
     """
     paths = [folder / f'{name}.sql' for folder in (*folders, FOLDER)]
     query = loaded(next(path for path in paths if path.exists()))
-    parameters = {each.name: values.get(each.name) for each in query.parameters}
-    return connection.execute(query.sql, parameters).fetchone()
+    ordered = [values.get(each.name) for each in query.parameters]
+    return psycopg.RawCursor(connection).execute(query.sql, ordered).fetchone()
 
 
 def body(rows: 'Rows', name: str, **values: object) -> list:

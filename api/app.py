@@ -2,11 +2,12 @@
 
 A request gets its id from `Tracing` and passes `BearerTokens`. For a report, `http.reports` reads
 the parameters, and `database.pool` runs the file of `db/functions` in one round trip; a slow report
-takes its turn in `database.slow` first. `Delivery` tags the answer, and `Tracing` logs it.
+goes through `database.slow` first. `Delivery` tags the answer, and `Tracing` logs it.
 """
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import falcon
@@ -73,8 +74,10 @@ def create_app(
     reports = reports or load_reports(settings)
     if not logging.root.handlers:
         configure_logging(settings.log_level, settings.log_format)
-    pool = Pool(settings, before_waiting)
-    slow = SlowQueries(pool, settings, before_waiting)
+    pool = Pool(settings, settings.pool_size, before_waiting)
+    let_others_answer = partial(before_waiting, is_idle=True)
+    slow_pool = Pool(settings, settings.slow_reports_at_once, let_others_answer)
+    slow = SlowQueries(slow_pool, settings, let_others_answer)
     probe = Probe(pool.ping)
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])

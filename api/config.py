@@ -43,7 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: Annotated[str, 'database', URL] = ''
     pool_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 4
-    pool_max_waiting: Annotated[int, 'database', Meta(ge=2, le=1000)] = 200
+    pool_max_waiting: Annotated[int, 'database', Meta(ge=3, le=1000)] = 200
     pool_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 1.5
     pool_lifetime_s: Annotated[float, 'database', Meta(ge=1, le=31536000)] = 3600.0
     statement_timeout_s: Annotated[float, 'database', SECONDS] = 5.0

@@ -8,10 +8,10 @@
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'membership_benefits_api') then
-        -- the service opens at most workers (one per core) times pool_size (4) connections, one more when it
-        -- starts, and twice as many while a new instance takes over. This is for eight cores; more cores or hosts
-        -- need more
-        create role membership_benefits_api login connection limit 66;
+        -- each worker (one per core) opens at most pool_size (4) and slow_reports_at_once (1) connections. The
+        -- service opens one more when it starts, and twice as many while a new instance takes over. This is for
+        -- eight cores; more cores or hosts need more
+        create role membership_benefits_api login connection limit 82;
         -- defaults of its sessions. A session can change them: the grants are what keeps it from writing
         alter role membership_benefits_api set default_transaction_read_only = on;
         alter role membership_benefits_api set statement_timeout = '5s';

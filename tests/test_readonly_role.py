@@ -156,5 +156,5 @@ def test_role_has_no_rights_beyond_logging_in(session: psycopg.Connection) -> No
         ' rolconnlimit from pg_roles where rolname = current_user'
     ).fetchone()
     # two instances on eight cores
-    limit = 2 * (8 * Settings().pool_size + 1)
+    limit = 2 * (8 * (Settings().pool_size + Settings().slow_reports_at_once) + 1)
     assert rights == (True, False, False, False, False, False, limit)

@@ -35,8 +35,8 @@ class Connection(psycopg.Connection):
         patience_s: Seconds after which a server that does not answer is given up.
     """
 
-    before_waiting: Callable[[], None] = staticmethod(lambda: None)
-    patience_s = GRACE_S
+    before_waiting: Callable[[], None]
+    patience_s: float
     _late_answers = 0
 
     @classmethod
@@ -48,14 +48,17 @@ class Connection(psycopg.Connection):
             message = f'{in_one_line(ex)} ({describe(parameters)})'
             raise psycopg.OperationalError(message) from None
 
-    def set_up(self, settings: Settings) -> None:
+    def set_up(self, settings: Settings, before_waiting: Callable[[], None] = lambda: None) -> None:
         """Set what the role may not have set: read-only, UTC and a statement timeout."""
+        self.before_waiting = before_waiting
         self.patience_s = settings.statement_timeout_s + GRACE_S
         if settings.session_settings:
             self.execute(
                 "set default_transaction_read_only = on; set timezone = 'UTC';"
                 f' set statement_timeout = {settings.statement_timeout_s * 1000:.0f}'
             )
+        # each statement is prepared when it first runs
+        self.prepare_threshold = 0 if settings.prepare else None
         set_json_loads(bytes, self)  # JSON is not parsed
 
     def wait(self, generator: PQGen, interval: float = 0.1, _: Any = None) -> Any:

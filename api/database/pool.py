@@ -9,12 +9,7 @@ from psycopg.errors import AdminShutdown, DeadlockDetected, QueryCanceled, Seria
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from api.config import Settings
-from api.database.connection import (
-    APPLICATION_NAME,
-    GRACE_S,
-    Connection,
-    connection_parameters,
-)
+from api.database.connection import GRACE_S, Connection, connection_parameters
 from api.database.queries import Query, Values
 from api.telemetry import metrics
 from api.telemetry.timings import Timings
@@ -36,40 +31,31 @@ class Pool:
 
     Args:
         settings: Where the database is, and how long to wait for it.
+        size: The maximum number of connections.
         before_waiting: Called by a thread that is about to wait.
 
     Raises:
         ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings, before_waiting: Callable[..., None]) -> None:
+    def __init__(self, settings: Settings, size: int, before_waiting: Callable[[], None]) -> None:
         self._settings = settings
+        self._size = size
         self._before_waiting = before_waiting
         self._in_use: set[Connection] = set()
         self._pool = ConnectionPool(
             connection_class=Connection,
             kwargs=connection_parameters(settings),
             min_size=1,
-            max_size=settings.pool_size,
-            max_waiting=settings.pool_max_waiting // 2,  # slow queries have the other half
+            max_size=size,
+            max_waiting=settings.pool_max_waiting // 3,  # see SlowQueries
             max_lifetime=settings.pool_lifetime_s,
             # the pauses between attempts never grow: after these seconds the pool begins anew
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
-            configure=self._configure,
-            name=APPLICATION_NAME,
+            configure=lambda connection: connection.set_up(settings, before_waiting),
             open=True,
         )
-
-    def _configure(self, connection: Connection) -> None:
-        connection.before_waiting = self._before_waiting
-        connection.set_up(self._settings)
-        # from now on, each connection prepares a statement when it first runs it
-        connection.prepare_threshold = 0 if self._settings.prepare else None
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._pool.close()
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
         """Run a query in one round trip.
@@ -136,6 +122,6 @@ class Pool:
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)
         except PoolTimeout as ex:
-            if len(self._in_use) < self._settings.pool_size:
+            if len(self._in_use) < self._size:
                 raise  # not all connections are in use: no more can be made
             raise TooManyRequests('all connections are in use') from ex

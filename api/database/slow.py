@@ -1,11 +1,10 @@
-"""Slow queries leave connections for the others (a bulkhead, see M. Nygard, Release It!).
+"""Slow queries have connections of their own, and identical requests share an answer.
 
-Identical requests share an answer, and few queries run at once.
+So they leave the other connections to the others (a bulkhead, see M. Nygard, Release It!).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from threading import Semaphore
 
 import psycopg
@@ -19,22 +18,23 @@ from api.telemetry.timings import Timings
 
 
 class SlowQueries:
-    """Runs slow queries on a pool.
+    """Runs slow queries.
+
+    Of `pool_max_waiting`, a third may wait for such a connection, a third for the answer to an
+    identical request, and a third for a connection of the other pool.
 
     Args:
-        pool: The pool.
-        settings: How many slow queries run at once, and how many requests wait for how long.
+        pool: The pool of their connections.
+        settings: How many requests wait for the answer to an identical one, and for how long.
         before_waiting: Called by a thread that is about to wait.
     """
 
-    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[..., None]) -> None:
+    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[[], None]) -> None:
         self._pool = pool
         self._before_waiting = before_waiting
-        self._turn_timeout_s = settings.pool_timeout_s
-        self._answer_timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
+        self._timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
-        self._turns = Semaphore(settings.slow_reports_at_once)
-        self._waiting = Semaphore(settings.pool_max_waiting // 2)
+        self._may_wait = Semaphore(settings.pool_max_waiting // 3)
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
         """Run a query, or wait for the answer to an identical request; see Pool.fetch."""
@@ -44,8 +44,7 @@ class SlowQueries:
         if first is not mine:
             return self._answer_of(first, timings)
         try:
-            with self._turn(timings):
-                answer = self._pool.fetch(query, values, timings)
+            answer = self._pool.fetch(query, values, timings)
             mine.set_result(answer)
             return answer
         except BaseException as ex:
@@ -56,33 +55,15 @@ class SlowQueries:
 
     def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
         metrics.shared.inc()
-        with self._waiting_slot(timings):
-            try:
-                return first.result(self._answer_timeout_s)
-            except TimeoutError as ex:
-                raise TooManyRequests('the identical request takes too long') from ex
-            except psycopg.Error as ex:
-                raise type(ex)(*ex.args) from ex
-
-    @contextmanager
-    def _turn(self, timings: Timings) -> Iterator[None]:
-        if not self._turns.acquire(blocking=False):
-            with self._waiting_slot(timings):
-                if not self._turns.acquire(timeout=self._turn_timeout_s):
-                    raise TooManyRequests('slow requests take too long')
+        if not self._may_wait.acquire(blocking=False):
+            raise TooManyRequests('too many requests wait for an identical one')
         try:
-            yield
+            self._before_waiting()
+            with metrics.waiting.track_inprogress(), timings.waiting():
+                return first.result(self._timeout_s)
+        except TimeoutError as ex:
+            raise TooManyRequests('the identical request takes too long') from ex
+        except psycopg.Error as ex:
+            raise type(ex)(*ex.args) from ex
         finally:
-            self._turns.release()
-
-    @contextmanager
-    def _waiting_slot(self, timings: Timings) -> Iterator[None]:
-        """Let a request wait, unless too many wait already."""
-        if not self._waiting.acquire(blocking=False):
-            raise TooManyRequests('too many slow requests wait')
-        try:
-            self._before_waiting(is_idle=True)
-            with timings.waiting(), metrics.waiting.track_inprogress():
-                yield
-        finally:
-            self._waiting.release()
+            self._may_wait.release()

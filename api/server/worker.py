@@ -25,7 +25,8 @@ class WaitressWorker(Worker):
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
         settings = self.app.settings
-        limit = settings.pool_size + settings.pool_max_waiting + SPARE_THREADS
+        connections = settings.pool_size + settings.slow_reports_at_once
+        limit = connections + settings.pool_max_waiting + SPARE_THREADS
         self._threads = LeaderFollowers(limit, at_once=settings.pool_size + 1)
         sockets = [BalancedSocket(fileno=listener.sock.detach()) for listener in self.sockets]
         for each in sockets:

@@ -30,7 +30,7 @@ retries = Counter('database_retries', 'Statements that ran again on another conn
 shared = Counter('shared_answers', 'Answers taken from an identical request', **_common)
 waiting = Gauge(
     'requests_waiting',
-    'Requests that wait for a connection, a turn or an identical answer',
+    'Requests that wait for a connection or an identical answer',
     multiprocess_mode='livesum',
     **_common,
 )

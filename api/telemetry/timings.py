@@ -11,7 +11,7 @@ class Timings:
     """Seconds of one request.
 
     Attributes:
-        pool_s: What it waited: for an identical request, for its turn, for a connection.
+        pool_s: What it waited: for an identical request, or for a connection.
         database_s: What its statements took.
     """
 

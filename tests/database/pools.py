@@ -19,5 +19,6 @@ def open_pool(
     settings: Settings, before_waiting: Callable[[], None] = lambda: None
 ) -> Iterator[Pool]:
     """Open a pool; closes it at the end of the block."""
-    with closing(Pool(settings, before_waiting)) as pool:
+    pool = Pool(settings, settings.pool_size, before_waiting)
+    with closing(pool._pool):
         yield pool

@@ -78,7 +78,7 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
 
 
 def test_full_pool_refuses_at_once_or_after_the_timeout(rows: Rows, database_url: str) -> None:
-    settings = patient(database_url, pool_size=1, pool_max_waiting=2, pool_timeout_s=5)
+    settings = patient(database_url, pool_size=1, pool_max_waiting=3, pool_timeout_s=5)
     with (
         open_pool(settings) as pool,
         ThreadPoolExecutor() as clients,

@@ -1,4 +1,4 @@
-"""Slow queries: identical requests share an answer, few run at once, and the rest is refused."""
+"""Slow queries: identical requests share an answer, and too many are refused."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,19 +21,20 @@ QUERY = load_query(FOLDER / 'top_benefits.sql')
 
 
 class Clients:
-    """Threads that run slow queries on a pool of two connections.
+    """Threads that run slow queries.
 
     Attributes:
-        waits: One entry for each time that a thread was about to wait for a turn or an answer.
+        waits: One entry for each time that a thread was about to wait for an identical request.
         pool: The pool.
     """
 
     def __init__(self, stack: ExitStack, url: str, **limits: object) -> None:
         self.waits: list[None] = []
-        self.pool = stack.enter_context(open_pool(patient(url, pool_size=2)))
-        # their limits are not those of the pool, so that the running query is not cancelled
         settings = patient(url, **limits)
-        self._slow = SlowQueries(self.pool, settings, lambda **_: self.waits.append(None))
+        # so that the running query is not cancelled
+        of_pool = patient(url, **limits | {'statement_timeout_s': 2.0 * DEADLINE_S})
+        self.pool = stack.enter_context(open_pool(of_pool))
+        self._slow = SlowQueries(self.pool, settings, lambda: self.waits.append(None))
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def ask(self, day: int) -> Answer:
@@ -64,7 +65,7 @@ def running(rows: Rows) -> int:
 def test_identical_requests_run_one_statement(
     rows: Rows, database_url: str, start: Callable[..., Clients]
 ) -> None:
-    clients = start(slow_reports_at_once=2)
+    clients = start(pool_size=2)
     with locked_uses(database_url):
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
@@ -83,22 +84,22 @@ def test_identical_requests_run_one_statement(
 def test_few_run_at_once_and_one_too_many_is_refused(
     rows: Rows, database_url: str, start: Callable[..., Clients]
 ) -> None:
-    clients = start(pool_max_waiting=2)  # of which one for slow queries
+    clients = start(pool_size=1, pool_max_waiting=3)  # of which one for each wait
     with locked_uses(database_url):
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
-        answers.append(clients.begin(2))
+        answers += [clients.begin(1), clients.begin(2)]
         wait_for(lambda: len(clients.waits) == 1)
-        for day in (1, 3):  # an identical request, and one that needs a turn
+        wait_for(lambda: clients.pool._pool.get_stats()['requests_waiting'] == 1)
+        for day in (1, 3):  # an identical request, and one that needs a connection
             with pytest.raises(TooManyRequests):
                 clients.ask(day)
         assert running(rows) == 1
-        clients.pool.ping()  # a connection is left
     for answer in answers:
         assert bytes(answer.result(DEADLINE_S)[0]).startswith(b'[')
-    # turn and waiting slot are free again
+    # and others may wait again
     with locked_uses(database_url):
-        answers = [clients.begin(day) for day in (1, 2)]
+        answers = [clients.begin(1) for _ in range(2)]
         wait_for(lambda: len(clients.waits) == 2)
     for answer in answers:
         answer.result(DEADLINE_S)
@@ -107,13 +108,13 @@ def test_few_run_at_once_and_one_too_many_is_refused(
 def test_every_wait_has_a_timeout(
     rows: Rows, database_url: str, start: Callable[..., Clients]
 ) -> None:
-    clients = start(pool_timeout_s=0.4, statement_timeout_s=0.4)
+    clients = start(pool_size=1, pool_timeout_s=0.4, statement_timeout_s=0.4)
     with locked_uses(database_url):
         first = clients.begin(1)
         wait_until_busy(rows, 'top')
         begun = monotonic()
         with pytest.raises(TooManyRequests):
-            clients.ask(2)  # a turn
+            clients.ask(2)  # a connection
         assert monotonic() - begun >= 0.4
         with pytest.raises(TooManyRequests):
             clients.ask(1)  # an identical answer

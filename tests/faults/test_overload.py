@@ -31,7 +31,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
         DATABASE_URL=database_url,
         API_WORKERS='1',
         API_POOL_SIZE='1',
-        API_POOL_MAX_WAITING='2',
+        API_POOL_MAX_WAITING='3',
         API_POOL_TIMEOUT_S='20',
         API_STATEMENT_TIMEOUT_S=str(2 * DEADLINE_S),
     )
@@ -82,18 +82,14 @@ def test_crowd_at_the_slow_report_does_not_starve_the_others(
             with Load(api.url, available, clients=2) as few:
                 few.wait_for(number)
         assert {asked.status for asked in crowd.asked} <= {200, 503}
-        assert is_unlimited or failures(few.asked) == []
+        assert failures(few.asked) == []
         return statistics.median(asked.seconds for asked in few.asked)
 
     settings = {'DATABASE_URL': database_url, 'API_WORKERS': '2', 'API_POOL_SIZE': '2'}
-    is_unlimited = True
-    starved_s = ask(start_api(**settings, API_SLOW_REPORTS_AT_ONCE='2'), different, 6)
-    is_unlimited = False
     api = start_api(**settings)
     for path in (identical, different):
-        median_s = ask(api, path, 100)
-        print(f'{path.__name__}: {median_s:.4f} s, and {starved_s:.4f} s without the limit')
-        assert median_s < starved_s / 3
+        # without a wait for the crowd, whose every query takes 0.2 s
+        assert ask(api, path, 100) < 0.2
 
 
 def available(number: int) -> str:

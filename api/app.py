@@ -16,7 +16,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api import OPENAPI
 from api.config import Settings, load_settings
 from api.database.pool import Pool
-from api.database.probe import Probe
 from api.database.queries import Query, find_query
 from api.database.slow import SlowQueries
 from api.http.auth import BearerTokens
@@ -25,6 +24,7 @@ from api.http.delivery import Delivery
 from api.http.pages import Entrance, Page, SwaggerUi
 from api.http.parameters import check_route
 from api.http.problems import add_error_handlers, meanings
+from api.http.readiness import Readiness
 from api.http.reports import Report, ReportResource
 from api.http.tracing import TracedRequest, Tracing
 from api.telemetry.log import configure_logging
@@ -78,7 +78,6 @@ def create_app(
     let_others_answer = partial(before_waiting, is_idle=True)
     slow_pool = Pool(settings, settings.slow_reports_at_once, let_others_answer)
     slow = SlowQueries(slow_pool, settings, let_others_answer)
-    probe = Probe(pool.ping)
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])
     if settings.cors_origins:
@@ -92,12 +91,8 @@ def create_app(
         fetch = slow.fetch if report.is_slow else pool.fetch
         app.add_route(report.path, ReportResource(report, query, fetch, settings))
 
-    def ready() -> bytes:
-        probe.check()
-        return b'{"status": "ready"}'
-
     app.add_route('/live', Page(body=lambda: b'{"status": "live"}'))
-    app.add_route('/ready', Page(body=ready))
+    app.add_route('/ready', Readiness(pool.ping))
     metrics = Page(body=exposition, content_type=CONTENT_TYPE_LATEST, is_public=False)
     app.add_route('/metrics', metrics)
     contract = OPENAPI.read_bytes()

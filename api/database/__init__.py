@@ -4,7 +4,6 @@
     connection  a connection: how values travel, how long it waits
     pool        the pool of connections, and one more try when a connection breaks
     slow        slow queries: identical requests share an answer, and few run at once
-    probe       whether the database answers
 
 Its errors are those of psycopg and psycopg_pool. It imports `telemetry` and `config`, not HTTP.
 """

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from api.database.pool import Pool
-from api.database.probe import Probe
+from api.http.readiness import Readiness
 from tests.database.pools import open_pool, patient
 from tests.support.postgres import suspend_server
 from tests.support.waiting import DEADLINE_S, until, wait_for
@@ -80,7 +80,7 @@ def raised(check: Callable[[], None]) -> float:
 
 def test_result_is_cached_for_a_second(pool: Pool) -> None:
     ping = Counted(pool)
-    shared = Probe(ping)
+    shared = Readiness(ping)
     begun = monotonic()
     for _ in until():
         shared.check()
@@ -92,7 +92,7 @@ def test_result_is_cached_for_a_second(pool: Pool) -> None:
 def test_silent_database_is_reported_to_every_caller(
     own_server: EmbeddedServer, pool: Pool
 ) -> None:
-    shared = Probe(pool.ping)
+    shared = Readiness(pool.ping)
     shared.check()
     with silenced(own_server):
         for _ in range(2):  # the second time, there is no connection either
@@ -119,7 +119,7 @@ def test_silent_database_is_reported_to_every_caller(
 
 def test_nobody_waits_for_the_caller_who_pings(own_server: EmbeddedServer, pool: Pool) -> None:
     ping = Counted(pool)
-    shared = Probe(ping)
+    shared = Readiness(ping)
     shared.check()
     with silenced(own_server), ThreadPoolExecutor(1) as callers:
         wait_for(lambda: monotonic() > shared._expires_at)

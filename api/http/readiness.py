@@ -1,26 +1,37 @@
-"""Whether the database answers: one request asks it, and the result is cached for a second."""
+"""The readiness probe: does the database answer?"""
 
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
+import falcon
 import psycopg
+
+from api.http.pages import ReadOnly
 
 CACHED_S = 1.0
 
 
-class Probe:
-    """Caches the result of a ping.
+class Readiness(ReadOnly):
+    """Answers whether a ping succeeds. The result is cached for CACHED_S.
 
     Args:
         ping: Raises a psycopg.Error if the database does not answer.
     """
+
+    is_public = True
 
     def __init__(self, ping: Callable[[], None]) -> None:
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
         self._error: psycopg.Error | None = psycopg.OperationalError('not asked yet')
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the result of the last ping."""
+        self.check()
+        resp.cache_control = ['no-store']
+        resp.media = {'status': 'ready'}
 
     def check(self) -> None:
         """Raise the error of the last ping, if any. The first caller after CACHED_S pings."""

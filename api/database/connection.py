@@ -45,8 +45,7 @@ class Connection(psycopg.Connection):
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
-            message = f'{in_one_line(ex)} ({describe(parameters)})'
-            raise psycopg.OperationalError(message) from None
+            raise psycopg.OperationalError(f'{in_one_line(ex)} ({describe(parameters)})') from None
 
     def set_up(self, settings: Settings, before_waiting: Callable[[], None] = lambda: None) -> None:
         """Set what the role may not have set: read-only, UTC and a statement timeout."""

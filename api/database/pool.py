@@ -39,7 +39,7 @@ class Pool:
     """
 
     def __init__(self, settings: Settings, size: int, before_waiting: Callable[[], None]) -> None:
-        self._settings = settings
+        self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
         self._before_waiting = before_waiting
         self._in_use: set[Connection] = set()
@@ -71,10 +71,8 @@ class Pool:
             psycopg.OperationalError: The database cannot be used now.
             psycopg.Error: PostgreSQL refuses the query.
         """
-        settings = self._settings
         ordered = [values[each.name] for each in query.parameters]
-        limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
-        return self._run(query.sql, ordered, timings, *limits_s)
+        return self._run(query.sql, ordered, timings, *self._limits_s)
 
     def ping(self) -> None:
         """Ask the database for a sign of life.
@@ -91,7 +89,8 @@ class Pool:
         self, sql: bytes, values: Sequence, timings: Timings, timeout_s: float, patience_s: float
     ) -> tuple:
         """Run a statement that only reads, and once more if it failed for a passing reason."""
-        for is_last in (False, True):
+        may_retry = True
+        while True:
             asked = perf_counter()
             connection = self._get_connection(timeout_s)
             self._in_use.add(connection)
@@ -105,14 +104,14 @@ class Pool:
                 is_lost = connection.broken or isinstance(ex, AdminShutdown)
                 if is_lost:
                     self._pool.drain()  # the other connections may be broken too
-                if is_last or not (is_lost or isinstance(ex, PASSING)):
+                if not may_retry or not (is_lost or isinstance(ex, PASSING)):
                     raise
             finally:
                 timings.database_s += perf_counter() - started
                 self._in_use.discard(connection)
                 self._pool.putconn(connection)
+            may_retry = False
             metrics.retries.inc()
-        raise AssertionError('not reached')
 
     def _get_connection(self, timeout_s: float) -> Connection:
         try:

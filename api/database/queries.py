@@ -65,14 +65,12 @@ def find_query(name: str, folders: Iterable[str]) -> Query:
     """
     original = load_query(FOLDER / f'{name}.sql')
     for folder in map(Path, folders):
-        try:
-            is_here = original.path.name in [path.name for path in folder.iterdir()]
-        except OSError as ex:
-            raise QueryFileError(f'{folder}: {ex.strerror}') from ex
-        if is_here:
-            query = load_query(folder / original.path.name)
+        if not folder.is_dir():
+            raise QueryFileError(f'{folder}: there is no such folder')
+        if (path := folder / original.path.name).exists():
+            query = load_query(path)
             if set(query.parameters) != set(original.parameters):
-                raise QueryFileError(f'{query.path}: must have the parameters of {original.path}')
+                raise QueryFileError(f'{path}: must have the parameters of {original.path}')
             return query
     return original
 

@@ -213,7 +213,7 @@ def test_file_of_a_site_replaces_one_with_the_same_parameters(tmp_path: Path) ->
     edit(path, ':venue_id::bigint', ':venue_id::timestamptz')
     with pytest.raises(QueryFileError, match=f'{path}: must have the parameters of {FOLDER}'):
         find_query(name, [str(tmp_path)])
-    with pytest.raises(QueryFileError, match='nowhere: No such file or directory'):
+    with pytest.raises(QueryFileError, match='nowhere: there is no such folder'):
         find_query(name, [str(tmp_path / 'nowhere')])
 
 

@@ -1,7 +1,6 @@
 """`make explain`, `make pgbench` and `make psql` run the function files on a real database."""
 
 import fcntl
-import itertools
 import json
 import os
 import pty
@@ -29,9 +28,11 @@ ALL = ' '.join(NAMES)
 
 
 class Make:
-    """Calls make with DATABASE_URL set."""
+    """Calls make, and the script behind it, with DATABASE_URL set."""
 
     def __init__(self, server: EmbeddedServer, url: str) -> None:
+        for name in ('psql', 'pgbench'):
+            program(server, name)
         self.path = f'{server.binaries}:{os.environ["PATH"]}'
         self._environment = clean_environment() | {'DATABASE_URL': url, 'PATH': self.path}
 
@@ -47,13 +48,22 @@ class Make:
     def finish(self, *arguments: str, stdin: str = '') -> subprocess.CompletedProcess:
         """Run make; the exit status may be any."""
         return subprocess.run(
-            **self.command(*arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            **self.command(*arguments), input=stdin, capture_output=True, text=True, check=False
         )
+
+    def print(self, *arguments: str) -> str:
+        """Run make and return what it prints."""
+        finished = self.finish(*arguments)
+        assert (finished.returncode, finished.stderr) == (0, '')
+        return finished.stdout
+
+    def fail(self, *arguments: str) -> str:
+        """Run make, which must fail, and return its only line on standard error."""
+        finished = self.finish(*arguments)
+        assert (finished.returncode, finished.stdout) == (2, '')
+        [line, of_make] = finished.stderr.splitlines()
+        assert of_make.startswith('make: ***')
+        return line
 
     def measure(self, project: Path, tool: str, **values: str) -> subprocess.CompletedProcess:
         """Run measure.sh of a copy of the project; the exit status may be any."""
@@ -63,7 +73,6 @@ class Make:
             env=self._environment | values,
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
         )
 
@@ -75,28 +84,10 @@ class Make:
         own.write_text(f'-- name: own(venue_id)^\n{sql};\n')
         return self.measure(project, tool, FUNCTION='own', seconds='1', **values)
 
-    def print(self, *arguments: str) -> str:
-        """Run make and return what it prints."""
-        finished = self.finish(*arguments)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ''
-        return finished.stdout
-
-    def fail(self, *arguments: str) -> str:
-        """Run make, which must fail, and return its only line on standard error."""
-        finished = self.finish(*arguments)
-        assert finished.returncode == 2
-        assert finished.stdout == ''
-        [line, of_make] = finished.stderr.splitlines()
-        assert of_make.startswith('make: ***')
-        return line
-
 
 @pytest.fixture(scope='module')
 def make(server: EmbeddedServer, sample_url: str) -> Make:
     """Return make on the sample data."""
-    for name in ('psql', 'pgbench'):
-        program(server, name)
     return Make(server, sample_url)
 
 
@@ -106,16 +97,6 @@ def project(tmp_path: Path) -> Path:
     for name in ('db', 'tools'):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
-
-
-@pytest.fixture
-def path_without_npm(server: EmbeddedServer, project: Path) -> str:
-    """Return a PATH with what the scripts of db/ need, but for npm."""
-    folder = project / 'bin'
-    folder.mkdir()
-    for name in ('awk', 'basename', 'cat', 'dirname', 'grep', 'ls', 'sed', 'sh', 'tr'):
-        (folder / name).symlink_to(shutil.which(name))
-    return f'{server.binaries}:{folder}'
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -128,26 +109,21 @@ def test_explain_shows_a_plan_that_ran(make: Make, name: str) -> None:
     assert 'COALESCE($' not in printed
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """Return settings with a folder, with a blank in its name, that has a file of its own."""
+def test_own_file_is_what_is_measured(make: Make, tmp_path: Path) -> None:
+    # with a blank in its name
     folder = tmp_path / 'own files'
     folder.mkdir()
     bind = 'select coalesce(:timestamp::timestamptz, now())'
     text = f'-- name: top_benefits(timestamp)^\nselect 7 as seven, 2 ^ count(*) from ({bind}) as a'
     (folder / 'top_benefits.sql').write_text(f'{text};\n')
-    path = tmp_path / 'config.toml'
-    path.write_text(f'[database]\nfunctions = ["{tmp_path}/none here", "{folder}"]\n')
-    return path
-
-
-def test_own_file_is_what_is_measured(make: Make, own: Path) -> None:
-    printed = make.print('explain', 'FUNCTION=top_benefits', f'API_CONFIG={own}')
+    config = tmp_path / 'config.toml'
+    config.write_text(f'[database]\nfunctions = ["{tmp_path}/none here", "{folder}"]\n')
+    printed = make.print('explain', 'FUNCTION=top_benefits', f'API_CONFIG={config}')
     assert 'benefit_usage' not in printed
     assert 'Aggregate' in printed
-    make.print('pgbench', 'FUNCTION=top_benefits', 'SECONDS=1', f'API_CONFIG={own}')
-    other = make.print('explain', 'FUNCTION=inactivity_periods', 'venue_id=1', f'API_CONFIG={own}')
-    assert 'benefit_usage' in other
+    make.print('pgbench', 'FUNCTION=top_benefits', 'SECONDS=1', f'API_CONFIG={config}')
+    arguments = ['FUNCTION=inactivity_periods', 'venue_id=1', f'API_CONFIG={config}']
+    assert 'benefit_usage' in make.print('explain', *arguments)
 
 
 def test_explain_of_the_generic_plan_knows_no_values(make: Make) -> None:
@@ -155,6 +131,7 @@ def test_explain_of_the_generic_plan_knows_no_values(make: Make) -> None:
     assert "Settings: plan_cache_mode = 'force_generic_plan'" in printed
     assert re.search(r'\$1 = |= \$1\b', printed)
     assert 'COALESCE($2, now())' in printed
+    assert printed.splitlines()[0].endswith(' timestamp=NULL, generic plan')
 
 
 @pytest.mark.parametrize('timestamp', ['2026-10-01T12:00:00Z', '2026-10-01 14:00:00+02'])
@@ -164,7 +141,7 @@ def test_explain_quotes_the_timestamp(make: Make, timestamp: str) -> None:
     assert "'2026-10-01 12:00:00'::timestamp without time zone" in printed
 
 
-@pytest.mark.parametrize('timestamp', ["it's", "'); drop table venue; --", 'never'])
+@pytest.mark.parametrize('timestamp', ["'); drop table venue; --", 'never'])
 def test_explain_of_a_wrong_timestamp_is_one_line(make: Make, timestamp: str) -> None:
     line = make.fail('explain', 'FUNCTION=top_benefits', f'timestamp={timestamp}')
     assert 'invalid input syntax for type timestamp with time zone' in line
@@ -189,56 +166,24 @@ def test_explain_tells_where_the_plan_comes_from(make: Make) -> None:
     # no frame around the plan, and no ruler as wide as it
     assert plan[0].startswith('Result  (cost=')
     assert plan[-1].startswith('Execution Time: ')
+    # in a file or pipe, no line is broken
+    assert max(map(len, plan)) > 100
 
 
-@pytest.mark.parametrize('form', [{}, {'OUT': 'plan.json'}])
 def test_explain_tells_the_size_of_every_table_that_is_read(
-    server: EmbeddedServer, project: Path, rows: Rows, database_url: str, form: dict[str, str]
+    server: EmbeddedServer, project: Path, rows: Rows, database_url: str
 ) -> None:
-    program(server, 'psql')
     rows.connection.execute('create table kind (id integer)')
-    make = Make(server, database_url)
     sql = 'select :venue_id::bigint from venue cross join kind as kinds'
-    told = make.measure_own(project, 'explain', sql, venue_id='1', **form)
+    told = Make(server, database_url).measure_own(project, 'explain', sql, venue_id='1')
     assert told.returncode == 0, told.stderr
     sizes = told.stdout.splitlines()[2]
     assert sizes == 'kind: 0 rows, 0 bytes; venue: 0 rows, 16 kB'
-    nothing = make.measure_own(project, 'explain', 'select :venue_id::bigint', venue_id='1', **form)
-    assert nothing.returncode == 0, nothing.stderr
-    assert nothing.stdout.splitlines()[2:3] == ([] if form else [''])
 
 
-def test_explain_of_the_generic_plan_says_so(make: Make) -> None:
-    arguments = ['FUNCTION=top_benefits', 'timestamp=2026-10-01', 'GENERIC=1']
-    head, *_ = make.print('explain', *arguments).splitlines()
-    assert head == 'db/functions/top_benefits.sql, timestamp=2026-10-01, generic plan'
-
-
-def test_explain_does_not_warn_of_large_tables(
-    server: EmbeddedServer, project: Path, rows: Rows, database_url: str
-) -> None:
-    program(server, 'psql')
-    rows.connection.execute('create table numbers (n integer) partition by range (n)')
-    for n in (1, 2):
-        rows.connection.execute(
-            f'create table numbers_{n} partition of numbers for values from ({n}) to ({n + 1})'
-        )
-    rows.connection.execute(
-        "update pg_class set reltuples = 500000, relpages = 1 where relname like 'numbers_%'"
-    )
-    make = Make(server, database_url)
-    sql = 'select count(*) from numbers cross join venue where venue.id = :venue_id::bigint'
-    found = make.measure_own(project, 'explain', sql, venue_id='1')
-    assert found.returncode == 0, found.stderr
-    *_, sizes, empty = found.stdout.splitlines()[:4]
-    assert re.search(r'^venue: .*; numbers: 1,000,000 rows, 0 bytes$', sizes)
-    assert empty == ''
-
-
-@pytest.mark.parametrize('columns', [80, 200])
-def test_explain_fits_the_terminal(make: Make, columns: int) -> None:
+def test_explain_fits_the_terminal(make: Make) -> None:
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack('HHHH', 50, columns, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack('HHHH', 50, 80, 0, 0))
     command = make.command('explain', 'FUNCTION=inactivity_periods', 'venue_id=1')
     with subprocess.Popen(**command, stdout=its) as process:
         os.close(its)
@@ -249,18 +194,9 @@ def test_explain_fits_the_terminal(make: Make, columns: int) -> None:
     os.close(ours)
     assert process.returncode == 0
     lines = printed.decode().splitlines()
-    assert columns / 2 < max(len(line) for line in lines) <= columns
-    # what follows a break stands further in than what is before it, if there is room
-    squeezed = re.sub(r'\s', '', printed.decode())
-    assert '("usageTimestamp"<=series.moment)' in squeezed
-    for node, rest in itertools.pairwise(lines):
-        if node.count('(') > node.count(')'):
-            assert len(rest) - len(rest.lstrip()) >= len(node) - len(node.lstrip())
-
-
-def test_explain_breaks_no_line_in_a_file(make: Make) -> None:
-    printed = make.print('explain', 'FUNCTION=inactivity_periods', 'venue_id=1')
-    assert max(len(line) for line in printed.splitlines()) > 100
+    assert 40 < max(len(line) for line in lines) <= 80
+    # nothing is lost where a line is broken
+    assert '("usageTimestamp"<=series.moment)' in re.sub(r'\s', '', printed.decode())
 
 
 def test_explain_writes_json(make: Make, tmp_path: Path) -> None:
@@ -274,7 +210,7 @@ def test_explain_writes_json(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_explain_draws_a_page(make: Make, project: Path, path_without_npm: str) -> None:
+def test_explain_draws_a_page(make: Make, project: Path) -> None:
     system_program('npm', 'npm')
     chromium = system_program('chromium', 'chromium')
     values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
@@ -283,13 +219,8 @@ def test_explain_draws_a_page(make: Make, project: Path, path_without_npm: str) 
         missing(f'npm reaches no registry: {drawn.stderr}')
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.endswith('\nplan.html: open it in a browser\n')
-    json.loads((project / 'plan.json').read_text())
     page = project / 'plan.html'
     assert not re.search('(?:src|href)="', page.read_text().partition('<script')[0])
-    # the second time npm is not needed
-    page.unlink()
-    again = make.measure(project, 'explain', **values, PATH=path_without_npm)
-    assert again.returncode == 0, again.stderr
     shown = subprocess.run(
         [
             chromium,
@@ -308,21 +239,6 @@ def test_explain_draws_a_page(make: Make, project: Path, path_without_npm: str) 
     assert '>db/functions/top_benefits.sql, timestamp=NULL, custom plan\n' in shown
 
 
-def test_explain_without_npm_leaves_the_json(
-    make: Make, project: Path, path_without_npm: str
-) -> None:
-    values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html', 'PATH': path_without_npm}
-    refused = make.measure(project, 'explain', **values)
-    assert refused.returncode == 1
-    assert re.fullmatch(
-        r'error: no plan\.html, since .* comes with npm, and there is none .*;'
-        r' the plan is in plan\.json, for other viewers\n',
-        refused.stderr,
-    )
-    assert not (project / 'plan.html').exists()
-    json.loads((project / 'plan.json').read_text())
-
-
 def test_packages_that_are_not_the_pinned_ones_are_refused(make: Make, project: Path) -> None:
     npm = project / 'bin' / 'npm'
     npm.parent.mkdir()
@@ -332,25 +248,23 @@ def test_packages_that_are_not_the_pinned_ones_are_refused(make: Make, project: 
     refused = make.measure(project, 'explain', **values, PATH=f'{npm.parent}:{make.path}')
     assert refused.returncode == 1
     assert 'what npm brought is not what it should be' in refused.stderr
-    assert [path.name for path in project.iterdir() if 'pev2' in path.name] == []
+    assert not (project / 'plan.html').exists()
+    # for other viewers
+    json.loads((project / 'plan.json').read_text())
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_pgbench_prints_transactions_and_latency(make: Make, name: str) -> None:
     printed = make.print('pgbench', f'FUNCTION={name}', 'SECONDS=1', 'CLIENTS=2')
     assert f'transaction type: db/functions/{name}.sql' in printed
-    assert 'query mode: prepared' in printed
-    assert 'number of clients: 2' in printed
-    assert 'duration: 1 s' in printed
+    for line in ('query mode: prepared', 'number of clients: 2', 'duration: 1 s'):
+        assert line in printed
     assert int(re.search(r'actually processed: (\d+)', printed)[1]) > 0
     assert re.search(r'^latency average = [\d.]+ ms$', printed, re.MULTILINE)
-    assert re.search(r'^tps = [\d.]+', printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize('target', ['explain', 'pgbench'])
-@pytest.mark.parametrize(
-    'arguments', [[], ['FUNCTION=nothing'], ['FUNCTION=../schema'], [f'FUNCTION={ALL}']]
-)
+@pytest.mark.parametrize('arguments', [[], ['FUNCTION=../schema']])
 def test_missing_or_unknown_function_is_one_line(
     make: Make, target: str, arguments: list[str]
 ) -> None:
@@ -361,18 +275,12 @@ def test_missing_or_unknown_function_is_one_line(
     ('arguments', 'named'),
     [
         (['FUNCTION=inactivity_periods'], 'inactivity_periods needs venue_id=NUMBER'),
-        (['FUNCTION=inactivity_periods', 'venue_id=one'], 'needs venue_id=NUMBER'),
         (['FUNCTION=inactivity_periods', 'venue_id=1;x'], 'needs venue_id=NUMBER'),
         (['FUNCTION=available_benefits', 'venue_id=1'], 'needs person_id=NUMBER'),
     ],
 )
 def test_missing_or_wrong_id_is_one_line(make: Make, arguments: list[str], named: str) -> None:
     assert named in make.fail('explain', *arguments)
-
-
-def test_id_that_no_bigint_holds_is_one_line(make: Make) -> None:
-    line = make.fail('explain', 'FUNCTION=inactivity_periods', f'venue_id={10**19}')
-    assert line == f'ERROR:  value "{10**19}" is out of range for type bigint at character 61'
 
 
 def test_explain_changes_nothing(make: Make, project: Path) -> None:

@@ -82,15 +82,6 @@ def test_example_explains_every_setting_and_names_its_variable() -> None:
         assert comment.endswith(f'({variable})')
 
 
-def test_example_is_allowed() -> None:
-    assert load_settings({'API_CONFIG': str(ROOT / 'config.example.toml')}) == Settings()
-
-
-def test_settings_do_not_change() -> None:
-    with pytest.raises(AttributeError):
-        Settings().port = 1
-
-
 def test_defaults_need_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings({}) == Settings()
@@ -106,16 +97,11 @@ def test_config_toml_of_the_working_folder_is_read(
 
 
 def test_environment_overrides_the_file(tmp_path: Path) -> None:
-    environment = write(tmp_path, '[server]\nport = 8123\nworkers = 2\n')
+    text = '[server]\nport = 8123\nworkers = 2\n[database]\nurl = "host=a"\n'
+    environment = write(tmp_path, text)
     settings = load_settings(environment | {'API_PORT': '9000'})
-    assert (settings.port, settings.workers) == (9000, 2)
-
-
-def test_database_url_comes_from_either(tmp_path: Path) -> None:
-    environment = write(tmp_path, '[database]\nurl = "host=a"\n')
-    assert load_settings(environment).database_url == 'host=a'
+    assert (settings.port, settings.workers, settings.database_url) == (9000, 2, 'host=a')
     assert load_settings(environment | {'DATABASE_URL': 'host=b'}).database_url == 'host=b'
-    assert load_settings(environment | {'API_PORT': '1'}).database_url == 'host=a'
 
 
 def test_empty_variable_overrides_the_file(tmp_path: Path) -> None:
@@ -141,10 +127,6 @@ def test_empty_variable_is_refused_where_something_is_needed(variable: str, allo
     assert refusal({variable: ''}) == f'{variable}: must be {allowed}'
 
 
-def test_whole_number_is_fine_where_seconds_are_wanted() -> None:
-    assert load_settings({'API_STATEMENT_TIMEOUT_S': '7'}).statement_timeout_s == 7.0
-
-
 def test_list_is_separated_by_commas_in_the_environment() -> None:
     settings = load_settings({'API_CORS_ORIGINS': 'https://a.example, https://b.example'})
     assert settings.cors_origins == ('https://a.example', 'https://b.example')
@@ -155,38 +137,26 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
     ('text', 'message'),
     [
         ('port = 1', 'port: there is no such section'),
-        ('API_PORT = 1', 'API_PORT: there is no such section'),
         ('[server]\nprot = 1', '[server] prot: there is no such setting'),
         ('[sever]\nport = 1', '[sever] port: there is no such setting'),
         ('[server.port]\nnumber = 1', f'[server] port: must be {PORTS}'),
-        ('[database]\ndatabase_url = ""', '[database] database_url: there is no such setting'),
         ('[server]\nport = "1"', f'[server] port: must be {PORTS}'),
-        ('[server]\nport = true', f'[server] port: must be {PORTS}'),
-        ('[server]\nport = 1.0', f'[server] port: must be {PORTS}'),
         ('[server]\nport = 65536', f'[server] port: must be {PORTS}'),
         ('[server]\nworkers = -1', '[server] workers: must be a whole number from 0 to 1000'),
         ('[database]\nprepare = 1', '[database] prepare: must be true or false'),
-        ('[database]\nprepare = "true"', '[database] prepare: must be true or false'),
-        ('[server]\nreuse_port = true', '[server] reuse_port: there is no such setting'),
         *(
             (
                 f'[database]\nstatement_timeout_s = {value}',
                 '[database] statement_timeout_s: must be a number from 0.1 to 3600',
             )
-            for value in ['nan', 'inf', '-inf', 'true', '"1"', '0', '3600.1', '1' + 400 * '0']
+            for value in ['nan', 'inf', 'true', '"1"', '0', '3600.1', '1' + 400 * '0']
         ),
         *(
             (f'[http]\ncors_origins = {value}', f'[http] cors_origins: must be {ORIGINS}')
-            for value in [
-                '"https://a.example"',
-                '[1]',
-                '["https://a.example", "*"]',
-                '["https://a.example\\n"]',
-            ]
+            for value in ['"https://a.example"', '[1]', '["https://a.example", "*"]']
         ),
         (f'[auth]\ntoken_sha256 = ["{HASH}\\n"]', f'[auth] token_sha256: must be {HASHES}'),
         ('[log]\nlog_level = "loud"', '[log] log_level: must be debug, info, warning or error'),
-        ('[log]\nlog_level = "info\\n"', '[log] log_level: must be debug, info, warning or error'),
         ('[log]\nlog_format = "xml"', '[log] log_format: must be logfmt or json'),
         ('[database]\nurl = 7', f'[database] url: must be {URL}'),
     ],
@@ -203,34 +173,25 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'value',
-    ['x', '1.0', '1e1', '"1"', '-1', '65536', '1 2', 'true', '[1]', '{a = 1}', '9' * 5000],
+    ('variable', 'allowed', 'values'),
+    [
+        ('API_PORT', PORTS, ['x', '1.0', '1e1', '"1"', '-1', '65536', 'true', '[1]', '9' * 5000]),
+        ('API_WORKERS', 'a whole number from 0 to 1000', ['2\n', '\n2', '2\nother = 3', '2\r\n']),
+        (
+            'API_POOL_TIMEOUT_S',
+            'a number from 0.1 to 3600',
+            ['nan', 'inf', '-inf', '1e400', '0.09', 'true', '1.5s'],
+        ),
+        ('API_PREPARE', 'true or false', ['yes', '1', '0', 'True', '"true"']),
+        ('API_HOST', 'a host or address', [' ', 'a b', 'http://localhost', 'a..b', '.', 'a' * 64]),
+    ],
 )
-def test_wrong_number_is_refused(value: str) -> None:
-    assert refusal({'API_PORT': value}) == f'API_PORT: must be {PORTS}'
+def test_wrong_variable_is_refused(variable: str, allowed: str, values: list[str]) -> None:
+    for value in values:
+        assert refusal({variable: value}) == f'{variable}: must be {allowed}'
 
 
-@pytest.mark.parametrize('value', ['nan', 'inf', '-inf', '1e400', '0.09', 'true', '1.5s'])
-def test_wrong_seconds_are_refused(value: str) -> None:
-    message = 'API_POOL_TIMEOUT_S: must be a number from 0.1 to 3600'
-    assert refusal({'API_POOL_TIMEOUT_S': value}) == message
-
-
-@pytest.mark.parametrize('value', ['yes', 'on', '1', '0', 'True', 'TRUE', '"true"'])
-def test_only_true_and_false_are_a_switch(value: str) -> None:
-    assert load_settings({'API_PREPARE': 'false'}).prepare is False
-    assert load_settings({'API_PREPARE': 'true'}).prepare is True
-    assert refusal({'API_PREPARE': value}) == 'API_PREPARE: must be true or false'
-
-
-@pytest.mark.parametrize('value', ['2\n', '\n2', '2\n3', '2\nother = 3', '2\r\n'])
-def test_line_break_is_refused(value: str) -> None:
-    assert refusal({'API_WORKERS': value}) == 'API_WORKERS: must be a whole number from 0 to 1000'
-
-
-@pytest.mark.parametrize(
-    'variable', ['API_PROT', 'API_port', 'API_', 'API_SLOW_REPORTS', 'API_DATABASE_URL']
-)
+@pytest.mark.parametrize('variable', ['API_PROT', 'API_port', 'API_', 'API_DATABASE_URL'])
 def test_unknown_variable_is_refused(variable: str) -> None:
     assert refusal({variable: 'hunter2'}) == f'{variable}: there is no such setting'
 
@@ -256,45 +217,19 @@ def test_every_setting_refuses_nonsense_by_name_and_quotes_none(
         assert 'None' not in line
 
 
-@pytest.mark.parametrize(
-    'origin',
-    [
-        'https://example.com',
-        'http://localhost:3000',
-        'http://127.0.0.1:8000',
-        'http://[::1]:8000',
-        'https://my_app.example.com:80',
-        'http://xn--bcher-kva.example:443',
-    ],
-)
-def test_origin_is_as_browsers_send_it(origin: str) -> None:
-    assert load_settings({'API_CORS_ORIGINS': origin}).cors_origins == (origin,)
+def test_origin_is_as_browsers_send_it() -> None:
+    origins = ('https://my_app.example.com:80', 'http://localhost:3000', 'http://[::1]:8000')
+    assert load_settings({'API_CORS_ORIGINS': ','.join(origins)}).cors_origins == origins
 
 
 @pytest.mark.parametrize(
     'origin',
     [
-        '*',
-        'null',
-        'localhost:3000',
-        'example.com',
-        'http://localhost:3000/',
-        'https://example.com/path',
-        'https://example.com?query',
-        'https://user@example.com',
-        'https://Example.com',
-        'HTTPS://example.com',
-        'ftp://example.com',
-        'file:///folder',
-        'https://',
-        'https://*.example.com',
-        'https://bücher.example',
-        'https://example.com:',
-        'https://example.com:0443',
-        'http://example.com:80',
-        'https://example.com:443',
-        'https://a.example https://b.example',
-        'https://a.example,',
+        *('*', 'null', 'example.com', 'https://', 'https://*.example.com', 'ftp://example.com'),
+        *('http://localhost:3000/', 'https://example.com/path', 'https://user@example.com'),
+        *('https://Example.com', 'HTTPS://example.com', 'https://bücher.example'),
+        *('https://example.com:', 'https://example.com:0443', 'https://example.com:443'),
+        *('https://a.example https://b.example', 'https://a.example,'),
         'https://a.example\nhttps://b.example',
     ],
 )
@@ -316,7 +251,6 @@ def test_wrong_hash_of_a_token_is_refused(value: str) -> None:
         'hunter2',
         'postgresql://me:hunter2@[',
         'password=hunter2 nonsense=1',
-        'postgresql://host/%ffhunter2',
         'host=a connect_timeout=hunter2',
         'password=hunter2\udcff',
     ],
@@ -325,40 +259,27 @@ def test_url_that_libpq_cannot_read_is_refused(url: str) -> None:
     assert refusal({'DATABASE_URL': url}) == f'DATABASE_URL: must be {URL}'
 
 
-@pytest.mark.parametrize('host', ['localhost', '0.0.0.0', '::', 'fe80::1%eth0', 'my_host.example.'])
-def test_host_can_be_a_name_or_an_address(host: str) -> None:
-    assert load_settings({'API_HOST': host}).host == host
+def test_host_can_be_a_name_or_an_address() -> None:
+    for host in ('localhost', '0.0.0.0', '::', 'fe80::1%eth0', 'my_host.example.'):
+        assert load_settings({'API_HOST': host}).host == host
 
 
 @pytest.mark.parametrize(
-    'host', [' ', 'a b', 'localhost\n', 'http://localhost', 'a..b', '.', 'a' * 64, 'bücher']
-)
-def test_what_cannot_be_a_host_is_refused(host: str) -> None:
-    assert refusal({'API_HOST': host}) == 'API_HOST: must be a host or address'
-
-
-@pytest.mark.parametrize('arguments', [[], ['--check']])
-@pytest.mark.parametrize(
-    ('environment', 'message'),
+    ('arguments', 'environment', 'message'),
     [
-        ({}, 'no database: set DATABASE_URL, or url in [database] of config.toml'),
-        ({'API_CONFIG': '/nowhere/a.toml'}, '/nowhere/a.toml: No such file or directory'),
-        ({'API_PORT': 'hunter2'}, f'API_PORT: must be {PORTS}'),
-        ({'API_WORKERS': '2\n3'}, 'API_WORKERS: must be a whole number from 0 to 1000'),
-        ({'API_PROT': 'hunter2'}, 'API_PROT: there is no such setting'),
-        ({'API_HOST': 'a..b'}, 'API_HOST: must be a host or address'),
-        ({'API_CORS_ORIGINS': '*'}, f'API_CORS_ORIGINS: must be {ORIGINS}'),
-        ({'API_TOKEN_SHA256': 'hunter2'}, f'API_TOKEN_SHA256: must be {HASHES}'),
-        ({'DATABASE_URL': 'postgresql://me:hunter2@['}, f'DATABASE_URL: must be {URL}'),
+        ([], {}, 'no database: set DATABASE_URL, or url in [database] of config.toml'),
+        (['--check'], {'API_PORT': 'hunter2'}, f'API_PORT: must be {PORTS}'),
+        ([], {'API_PROT': 'hunter2'}, 'API_PROT: there is no such setting'),
+        ([], {'API_CONFIG': '/nowhere/a.toml'}, '/nowhere/a.toml: No such file or directory'),
+        (['--check'], {'DATABASE_URL': 'user=me hunter2'}, f'DATABASE_URL: must be {URL}'),
     ],
 )
 def test_wrong_setting_ends_start_and_check_with_one_line(
     arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     ended = run_api(*arguments, **{'DATABASE_URL': ''} | environment)
-    assert ended.returncode == 1
+    assert (ended.returncode, ended.stdout) == (1, '')
     assert ended.stderr == f'error: {message}\n'
-    assert ended.stdout == ''
 
 
 def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:

@@ -10,7 +10,6 @@ from api.server.http_server import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEADER_B
 from tests.pages import BASE, command, names, tables
 from tests.support.commands import run
 from tests.support.machine import system_program
-from tests.support.project import ROOT
 from tests.support.service import ApiProcess
 
 TOKEN = 'a-token-that-nobody-guesses'
@@ -43,20 +42,6 @@ def test_table_of_limits_is_that_of_the_code() -> None:
         f'{MAX_HEADER_BYTES // 1024} KiB',
         f'{MAX_BODY_BYTES // 1024} KiB',
     ]
-
-
-def test_table_of_limits_names_tests_that_there_are() -> None:
-    sources = [path.read_text() for path in (ROOT / 'tests').rglob('test_*.py')]
-    for *_, shown_by in tables()['limit']:
-        assert names(shown_by)
-        for name in names(shown_by):
-            assert any(f'\ndef {name}(' in source for source in sources), name
-
-
-def test_table_of_endpoints_is_what_answers(api: ApiProcess) -> None:
-    paths = [names(row[0])[0] for row in tables()['endpoint']]
-    assert paths == ['/live', '/ready', '/metrics']
-    assert {api.get(path).status_code for path in paths} == {200}
 
 
 @pytest.mark.parametrize(('token', 'printed'), [(TOKEN, '"venueId"'), ('', '/unauthorized"')])

@@ -19,10 +19,7 @@ def inactive(rows: Rows, timestamp: datetime | None = T) -> dict[int, list[Perio
     found = body(rows, 'inactivity_periods', venue_id=1, timestamp=timestamp)
     return {
         benefit['benefitId']: [
-            (
-                datetime.fromisoformat(p['startTime']),
-                datetime.fromisoformat(p['endTime']),
-            )
+            (datetime.fromisoformat(p['startTime']), datetime.fromisoformat(p['endTime']))
             for p in benefit['inactivityPeriods']
         ]
         for benefit in found
@@ -65,23 +62,15 @@ def test_benefit_never_used_is_inactive_for_the_whole_window(rows: Rows, recurre
 
 
 @pytest.mark.parametrize(('recurrence', 'days'), THRESHOLDS.items())
-def test_exactly_the_threshold_counts(rows: Rows, recurrence: str, days: int) -> None:
-    rows.benefit(1, recurrence)
-    start = OPENS + 40 * DAY
-    use_every(rows, 1, OPENS, start, 5 * DAY)
-    use_every(rows, 1, start + days * DAY, T, 5 * DAY)
-    assert inactive(rows) == {1: [(start, start + days * DAY)]}
-
-
-@pytest.mark.parametrize(('recurrence', 'days'), THRESHOLDS.items())
-def test_a_microsecond_less_than_the_threshold_does_not_count(
+def test_exactly_the_threshold_counts_and_a_microsecond_less_does_not(
     rows: Rows, recurrence: str, days: int
 ) -> None:
-    rows.benefit(1, recurrence)
-    start = OPENS + 40 * DAY
-    use_every(rows, 1, OPENS, start, 5 * DAY)
-    use_every(rows, 1, start + days * DAY - MICROSECOND, T, 5 * DAY)
-    assert inactive(rows) == {}
+    start, end = OPENS + 40 * DAY, OPENS + (40 + days) * DAY
+    for id_, next_use in ((1, end), (2, end - MICROSECOND)):
+        rows.benefit(id_, recurrence)
+        use_every(rows, id_, OPENS, start, 5 * DAY)
+        use_every(rows, id_, next_use, T, 5 * DAY)
+    assert inactive(rows) == {1: [(start, end)]}
 
 
 def test_silence_before_the_first_use_starts_with_the_window(rows: Rows) -> None:
@@ -183,7 +172,4 @@ def test_session_settings_change_no_instant(rows: Rows) -> None:
 
 @pytest.mark.parametrize(('venue', 'missing'), [(1, None), (2, 'venue_id')])
 def test_row_names_what_does_not_exist(rows: Rows, venue: int, missing: str | None) -> None:
-    assert rows.answer('inactivity_periods', venue_id=venue) == (
-        [],
-        missing,
-    )
+    assert rows.answer('inactivity_periods', venue_id=venue) == ([], missing)

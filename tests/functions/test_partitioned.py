@@ -1,8 +1,6 @@
 """The reports on uses partitioned by month: the same answers, and what the plans do not read."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ import pytest
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import LOOKUPS, Plan, Plans
 from tests.pages import blocks
-from tests.support.commands import patient_environment, run
+from tests.support.commands import run, run_check
 from tests.support.postgres import cloned, program
 from tests.support.project import ROOT
 from tests.support.rows import run_function
@@ -128,15 +126,11 @@ def plans(request: pytest.FixtureRequest, database: Database) -> Plans:
 
 def read(plan: Plan) -> list[dict]:
     """Return the nodes that read a partition; those that were never executed are left out."""
-    return [node for node in plan.all() if is_partition(node) and node['Actual Loops']]
-
-
-def is_partition(node: dict) -> bool:
-    return node.get('Relation Name', '').startswith('benefit_usage_')
-
-
-def partitions(plan: Plan) -> list[str]:
-    return sorted({node['Relation Name'] for node in read(plan)})
+    return [
+        node
+        for node in plan.all()
+        if node.get('Relation Name', '').startswith('benefit_usage_') and node['Actual Loops']
+    ]
 
 
 def test_partitions_answer_as_the_whole_table_did(database: Database) -> None:
@@ -159,35 +153,29 @@ def test_uses_are_read_from_the_indexes_of_partitions_alone(plans: Plans, name: 
         assert 'Filter' not in node
 
 
-def test_top_benefits_reads_the_partitions_of_the_window(plans: Plans) -> None:
-    assert partitions(plans.of('top_benefits', timestamp=MOMENT)) == WINDOW
-
-
-def test_inactivity_periods_reads_the_partitions_of_the_window(plans: Plans) -> None:
-    plan = plans.of('inactivity_periods', venue=VENUE, timestamp=MOMENT)
-    assert partitions(plan)
-    assert set(partitions(plan)) <= set(WINDOW)
-
-
-def test_available_benefits_reads_the_partitions_of_the_longest_cooldown(plans: Plans) -> None:
-    # venue 1 has a benefit that the person never used, and one last used a year ago
-    plan = plans.of('available_benefits', venue=VENUE, timestamp=MOMENT)
-    assert partitions(plan) == WINDOW[-2:]
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('top_benefits', WINDOW),
+        # venue 1 has a benefit that the person never used, and one last used a year ago
+        ('available_benefits', WINDOW[-2:]),
+        ('inactivity_periods', WINDOW),
+    ],
+)
+def test_only_the_partitions_of_the_window_are_read(
+    plans: Plans, name: str, expected: list[str]
+) -> None:
+    nodes = read(plans.of(name, venue=VENUE, timestamp=MOMENT))
+    found = sorted({node['Relation Name'] for node in nodes})
+    # a checkpoint ends the search for uses in a partition early
+    assert found == expected or (name == 'inactivity_periods' and set(found) <= set(expected))
 
 
 def test_role_is_granted_what_it_reads_and_indexes_of_the_whole_are_found(
     database: Database,
 ) -> None:
-    checked = subprocess.run(
-        [sys.executable, '-m', 'api', '--check'],
-        cwd=ROOT,
-        env=patient_environment() | {'DATABASE_URL': database.url.replace('postgres@', f'{ROLE}@')},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert 'missing' not in checked.stderr + checked.stdout
+    checked = run_check(database.url.replace('postgres@', f'{ROLE}@'))
+    assert (checked.returncode, checked.stderr) == (0, '')
 
 
 def test_new_use_gets_the_next_id(database: Database) -> None:

@@ -100,11 +100,6 @@ class Plan:
         """How many pages it read, from the cache or from the disk."""
         return self._top['Shared Hit Blocks'] + self._top['Shared Read Blocks']
 
-    @property
-    def cost(self) -> float:
-        """What the planner expected of it."""
-        return self._top['Total Cost']
-
     def nodes(self, relation: str) -> list[dict]:
         """Return the nodes that read a table, directly or by an index."""
         return [node for node in self.all() if node.get('Relation Name') == relation]
@@ -150,15 +145,7 @@ def test_top_benefits_scans_the_uses_once(plans: Plans) -> None:
     assert node['Actual Loops'] <= 3
 
 
-def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(
-    connection: psycopg.Connection, plans: Plans
-) -> None:
-    counts = connection.execute(
-        'select count(*) from benefit_usage join benefit on benefit.id = "benefitId"'
-        ' where "venueId" in (1, 2) and "usageTimestamp" between %s and %s group by benefit.id',
-        ['2024-01-03 12:00', '2024-07-01 12:00'],
-    ).fetchall()
-    assert sorted(count for (count,) in counts) == [1000] * 3 + [100000] * 3
+def test_inactivity_periods_reads_no_more_pages_for_a_hundred_times_the_uses(plans: Plans) -> None:
     quiet = plans.of('inactivity_periods', venue=QUIET)
     busy = plans.of('inactivity_periods', venue=BUSY)
     probes = [sum(n['Actual Loops'] for n in p.nodes('benefit_usage')) for p in (quiet, busy)]
@@ -173,4 +160,4 @@ def test_inactivity_periods_of_a_hundred_benefits_are_too_cheap_for_jit(
 ) -> None:
     [limit] = connection.execute("select current_setting('jit_above_cost')::float").fetchone()
     # the venue has three benefits
-    assert plans.of('inactivity_periods').cost / 3 * 100 < limit
+    assert plans.of('inactivity_periods').all()[0]['Total Cost'] / 3 * 100 < limit

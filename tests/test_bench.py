@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -11,36 +10,12 @@ import pytest
 from api.database.queries import FOLDER, load_query
 from tests.bench.http import write_distant
 from tests.bench.results import AVAILABLE, REPORTS, Results, ratio
-from tests.bench.servers import Server
 from tests.bench.tables import filled, markdown, tables
+from tests.functions.test_plans import Plan
 from tests.support.commands import clean_environment
 from tests.support.project import ROOT
 
 PAGE = ROOT / 'docs' / 'speed.md'
-# a process whose children use 0.2 s of CPU time: one has ended, and one runs on
-PARENT = """
-import os, sys, time
-def child():
-    if os.fork() == 0:
-        while time.process_time() < 0.2: pass
-        return True
-if child(): sys.exit()
-os.wait()
-read, write = os.pipe()
-if child():
-    os.write(write, b'.')
-    time.sleep(600)
-os.read(read, 1)
-print(flush=True)
-time.sleep(600)
-"""
-
-
-def nodes(plan: dict) -> Iterator[dict]:
-    """Yield a plan's nodes."""
-    yield plan
-    for inner in plan.get('Plans', []):
-        yield from nodes(inner)
 
 
 def test_tables_of_the_page_are_made_of_its_figures() -> None:
@@ -66,21 +41,8 @@ def test_distant_database_waits_once_for_the_same_answer(sample_url: str, tmp_pa
         explained = connection.execute(b'explain (analyze, format json) ' + distant.sql, values)
         [[[explanation]]] = explained
     assert answers[0] == answers[1]
-    assert [
-        n['Actual Loops'] for n in nodes(explanation['Plan']) if n.get('Alias') == 'distance'
-    ] == [1]
-
-
-def test_cpu_time_is_that_of_all_processes() -> None:
-    command = [sys.executable, '-c', PARENT]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        server = Server('parent', '', process.pid)
-        try:
-            process.stdout.readline()
-            assert server.cpu_s() >= 0.4
-        finally:
-            for one in server.processes():
-                one.kill()
+    [wait] = [n for n in Plan(explanation['Plan']).all() if n.get('Alias') == 'distance']
+    assert wait['Actual Loops'] == 1
 
 
 @pytest.mark.slow

@@ -18,8 +18,6 @@ from tools.embedded import EmbeddedServerError
 
 USES_PER_VENUE = 2000
 MIN_VENUES = 10
-# there, a report may take more than ten seconds
-ROUNDS_WITHOUT_INDEXES = 2
 PARTS = ('http', 'sql', 'unindexed', 'memory', 'draw')
 
 
@@ -49,23 +47,11 @@ def measure(part: str, where: Databases, results: Results, arguments: argparse.N
         part = f'sql {where.version.partition(".")[0]}'
     elif part == 'unindexed':
         sizes = [arguments.usages // fraction for fraction in (100, 10)]
-        records = sql.measure(where, sizes, ROUNDS_WITHOUT_INDEXES, has_indexes=False)
+        # a report may take more than ten seconds here
+        records = sql.measure(where, sizes, rounds=2, has_indexes=False)
     else:
         records = memory.measure(where)
     results.replace(part, run, records)
-
-
-def show(results: Results, folder: Path) -> None:
-    """Print the tables of all figures, and write them to the page of the folder, if there is one.
-
-    The page of docs/speed is docs/speed.md.
-    """
-    made = tables(results)
-    for table in made:
-        print(f'\n{markdown(table)}', end='')
-    page = folder.with_suffix('.md')
-    if page.exists():
-        page.write_text(filled(page.read_text(), made))
 
 
 def main() -> int:
@@ -94,7 +80,12 @@ def main() -> int:
                 measure('sql', where, results, arguments)
     except (RuntimeError, EmbeddedServerError) as ex:
         sys.exit(f'error: {ex}')
-    show(results, arguments.out)
+    made = tables(results)
+    print(*map(markdown, made), sep='\n')
+    # the page of docs/speed is docs/speed.md
+    page = arguments.out.with_suffix('.md')
+    if page.exists():
+        page.write_text(filled(page.read_text(), made))
     if 'draw' in arguments.parts:
         draw = [str(BENCH_PYTHON), '-m', 'tests.bench.pictures', str(arguments.out.resolve())]
         subprocess.run(draw, cwd=ROOT, check=True)

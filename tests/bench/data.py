@@ -63,33 +63,12 @@ class Size:
     persons: int
 
 
-def server_options() -> dict[str, str]:
-    """Return the settings of a dedicated server: a quarter of the memory, at most 4 GiB."""
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    return {
-        'shared_buffers': f'{min(memory // 4, 4 * GIB) // 2**20}MB',
-        'effective_cache_size': f'{memory * 3 // 4 // 2**20}MB',
-        'maintenance_work_mem': f'{min(memory // 16, GIB) // 2**20}MB',
-        'max_wal_size': '16GB',
-        'checkpoint_timeout': '1h',
-        'wal_level': 'minimal',
-        'max_wal_senders': '0',
-        'max_connections': '300',
-        # the tables are analyzed once after loading, and do not change afterwards
-        'autovacuum': 'off',
-    }
-
-
 class Databases:
     """The databases of one server, each loaded when it is first asked for.
 
-    Args:
-        server: The server.
-        size: The size of the largest database. The others have fewer uses.
-
     Attributes:
         version: The server's version.
-        size: As given.
+        size: The size of the largest database. The others have fewer uses.
     """
 
     def __init__(self, server: GuardedServer, size: Size) -> None:
@@ -97,7 +76,7 @@ class Databases:
         self._names: set[str] = set()
         self.size = size
         with psycopg.connect(server.url()) as connection:
-            version = connection.execute('show server_version').fetchone()[0]
+            [version] = connection.execute('show server_version').fetchone()
         self.version = version.split()[0]
 
     def url(self, usages: int, *, has_indexes: bool = True) -> str:
@@ -136,6 +115,19 @@ class Databases:
 
 @contextmanager
 def databases(size: Size) -> Iterator[Databases]:
-    """Run a throwaway server until the block ends."""
-    with GuardedServer(**server_options()) as server:
+    """Run a throwaway server until the block ends, with a quarter of the memory, at most 4 GiB."""
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    options = {
+        'shared_buffers': f'{min(memory // 4, 4 * GIB) // 2**20}MB',
+        'effective_cache_size': f'{memory * 3 // 4 // 2**20}MB',
+        'maintenance_work_mem': f'{min(memory // 16, GIB) // 2**20}MB',
+        'max_wal_size': '16GB',
+        'checkpoint_timeout': '1h',
+        'wal_level': 'minimal',
+        'max_wal_senders': '0',
+        'max_connections': '300',
+        # the tables are analyzed once after loading, and do not change afterwards
+        'autovacuum': 'off',
+    }
+    with GuardedServer(**options) as server:
         yield Databases(server, size)

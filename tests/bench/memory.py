@@ -1,6 +1,5 @@
 """The memory of one worker of the service during its largest answer (Linux only)."""
 
-import time
 import urllib.request
 from pathlib import Path
 
@@ -9,22 +8,17 @@ from tests.bench.data import Databases
 from tests.bench.results import OURS_ALONE
 from tests.bench.servers import Server, running
 
-PATH = '/venues/top-benefits'
-CALM_S = 1
-
 
 def measure(databases: Databases) -> list[dict]:
     """Return bytes: the size of the answer, the idle service, and the peak above that."""
     url = databases.served(databases.url(databases.size.usages))
     with running(OURS_ALONE, url, FOLDER) as api:
-        time.sleep(CALM_S)
         for process in api.processes():
             Path(f'/proc/{process.pid}/clear_refs').write_text('5')  # resets VmHWM
         idle = total(api, 'VmRSS')
-        with urllib.request.urlopen(api.url + PATH, timeout=120) as answer:
+        with urllib.request.urlopen(f'{api.url}/venues/top-benefits', timeout=120) as answer:
             size = len(answer.read())
-        peak = max(total(api, 'VmHWM') - idle, 0)
-    return [{'answer': size, 'idle': idle, 'peak': peak}]
+        return [{'answer': size, 'idle': idle, 'peak': max(total(api, 'VmHWM') - idle, 0)}]
 
 
 def total(api: Server, name: str) -> int:

@@ -7,21 +7,10 @@ import sys
 from pathlib import Path
 from statistics import median
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from tests.bench.results import (
-    FASTAPI,
-    GRANIAN,
-    GTHREAD,
-    INACTIVITY,
-    OURS,
-    REPORTS,
-    WAITRESS,
-    Results,
-    ratio,
-)
+from tests.bench.results import REPORTS, SERVERS, Results
 from tests.bench.tables import figures, number
 
 # the light and the dark value of every colour; save() makes the page choose
@@ -37,43 +26,15 @@ COLOURS = {
 }
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 
-# the colour and line style of every form and server
+# the colour and line style of every form, and of the servers that use all cores
 FORMS = {
     'ours': ('ours', 'blue', '-'),
     'plain': ('plain form', 'orange', '--'),
     'count': ('bare count', 'faint', ':'),
 }
-SERVERS = {
-    OURS: ('blue', '-'),
-    FASTAPI: ('orange', '--'),
-    GRANIAN: ('green', '--'),
-    GTHREAD: ('purple', '--'),
-    WAITRESS: ('faint', ':'),
-}
+LINES = [('blue', '-'), ('orange', '--'), ('green', '--'), ('purple', '--'), ('faint', ':')]
 
-mpl.rcParams |= {
-    'font.family': 'sans-serif',
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'bench',
-    'figure.facecolor': LIGHT['ground'],
-    'axes.facecolor': LIGHT['ground'],
-    'axes.edgecolor': LIGHT['faint'],
-    'axes.titlesize': 'medium',
-    'axes.labelcolor': LIGHT['ink'],
-    'axes.titlecolor': LIGHT['ink'],
-    'axes.titlelocation': 'left',
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.color': LIGHT['grid'],
-    'text.color': LIGHT['ink'],
-    'xtick.color': LIGHT['faint'],
-    'ytick.color': LIGHT['faint'],
-    'lines.marker': 'o',
-    'lines.markersize': 4,
-    'legend.frameon': False,
-    'legend.labelcolor': 'linecolor',
-}
+plt.style.use(Path(__file__).with_suffix('.mplstyle'))
 
 
 def growth(results: Results) -> Figure | None:
@@ -81,9 +42,7 @@ def growth(results: Results) -> Figure | None:
     if not results.sql_parts():
         return None
     part = results.sql_parts()[-1]
-    figure, panels = plt.subplots(
-        1, len(REPORTS), figsize=(9.8, 4.4), sharey=True, layout='constrained'
-    )
+    figure, panels = plt.subplots(1, len(REPORTS), sharey=True)
     for axes, report in zip(panels, REPORTS, strict=True):
         records = results.records(part, report=report)
         uses = [record['uses'] for record in records]
@@ -99,13 +58,8 @@ def growth(results: Results) -> Figure | None:
     low, high = panels[0].get_ylim()
     panels[0].set(ylim=(low, high * 10), ylabel='milliseconds, median')  # room for the legends
     panels[0].yaxis.set_major_formatter('{x:,.6g}')
-    [first, *_, last] = results.records(part, report=INACTIVITY)
-    forms = [f'{median(last["ms"][f]) / median(first["ms"][f]):,.1f}' for f in ('ours', 'plain')]
-    title = (
-        f'{last["uses"] // first["uses"]:,} times the uses: {INACTIVITY} takes {forms[0]} times'
-        f' as long, its plain form {forms[1]} times'
-    )
-    facts = f'times at {short(last["uses"])} uses, k: thousand, M: million'
+    facts = f'times at {short(uses[-1])} uses, k: thousand, M: million'
+    title = 'Milliseconds of each report and of its plain form, by the number of uses'
     return described(figure, title, results.runs()[part], facts)
 
 
@@ -115,30 +69,19 @@ def distance(results: Results) -> Figure | None:
     if not records:
         return None
     connections = sorted({record['connections'] for record in records})
-    figure, panels = plt.subplots(
-        1, len(connections), figsize=(9.8, 4.4), sharey=True, layout='constrained'
-    )
+    figure, panels = plt.subplots(1, len(connections), sharey=True)
     for axes, count in zip(panels, connections, strict=True):
         found = [record for record in records if record['connections'] == count]
         distances = [record['distance_ms'] for record in found]
         axes.set(title=f'{count} kept connections', xlabel='milliseconds to the database')
         axes.set_xticks(distances)
-        for name, (colour, style) in SERVERS.items():
+        for name, (colour, style) in zip(SERVERS, LINES, strict=False):
             per_s = [median(figures(record, name, 'per_s')) for record in found]
             axes.plot(distances, per_s, label=name, color=LIGHT[colour], linestyle=style)
-    panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel('answers per second, median')
+    panels[0].set(ylim=(0, None), ylabel='answers per second, median')
     panels[0].yaxis.set_major_formatter('{x:,.0f}')
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right center')
-    ratios = [
-        number(ratio(figures(record, OURS, 'per_s'), figures(record, FASTAPI, 'per_s')))
-        for record in records
-        if record['connections'] == connections[0]
-    ]
-    title = (
-        f'{", ".join(ratios)} times the answers of FastAPI with the database'
-        f' {", ".join(map(str, distances))} ms away, on {connections[0]} connections'
-    )
+    title = 'Answers per second, by the distance to the database'
     facts = 'ours with its log, the others without'
     return described(figure, title, results.runs()['http'], facts)
 

@@ -36,13 +36,7 @@ class Results:
         self._parts = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def replace(self, part: str, run: dict, records: list[dict]) -> None:
-        """Write the figures of a part to the file, in place of its earlier ones.
-
-        Args:
-            part: The part's name.
-            run: The date, the machine, and the sizes and versions that were measured.
-            records: The figures.
-        """
+        """Write the figures of a part to the file, in place of its earlier ones."""
         self._parts = dict(sorted({**self._parts, part: {'run': run, 'records': records}}.items()))
         parts = [
             f'"{name}": {{"run": {json.dumps(found["run"])}, "records": [\n'
@@ -69,9 +63,5 @@ class Results:
 
 
 def ratio(these: list[float], those: list[float]) -> float:
-    """Return the median of the ratios of two lists of rounds.
-
-    Two measurements of the same round ran one after the other, so other load on the machine
-    affected both.
-    """
+    """Return the median ratio of two lists of rounds: other load affected both sides."""
     return median(this / that for this, that in zip(these, those, strict=True))

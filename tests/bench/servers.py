@@ -14,15 +14,7 @@ from pathlib import Path
 import psutil
 
 from api.config import load_settings
-from tests.bench.results import (
-    FASTAPI,
-    FASTAPI_ALONE,
-    GRANIAN,
-    GTHREAD,
-    OURS,
-    OURS_ALONE,
-    WAITRESS,
-)
+from tests.bench.results import FASTAPI, FASTAPI_ALONE, GRANIAN, GTHREAD, OURS, OURS_ALONE, WAITRESS
 from tests.support.commands import clean_environment
 from tests.support.machine import free_port
 from tests.support.project import ROOT
@@ -31,9 +23,6 @@ from tests.support.waiting import until
 BENCH_PYTHON = ROOT / '.venv-bench' / 'bin' / 'python'
 CORES = os.cpu_count() or 1
 THREADS = '8'
-READY_PATH = '/venues/1/available-benefits?personId=1'
-READY_WITHIN_S = 60
-STOPPED_WITHIN_S = 10
 
 
 def command(name: str, port: int) -> list[str]:
@@ -62,26 +51,9 @@ def command(name: str, port: int) -> list[str]:
     }[name]
 
 
-def environment(name: str, port: int) -> dict[str, str]:
-    """Return what configures a server: defaults, and a log for ours alone."""
-    return clean_environment() | {
-        'API_PORT': str(port),
-        'API_WORKERS': '1' if name == OURS_ALONE else str(CORES),
-        'API_LOG_LEVEL': 'info' if name in (OURS, OURS_ALONE) else 'warning',
-        # FastAPI reads it too
-        'API_POOL_SIZE': str(load_settings({}).pool_size),
-    }
-
-
 @dataclass(frozen=True)
 class Server:
-    """A running server.
-
-    Attributes:
-        name: Its name in the results.
-        url: Its address, without a slash at the end.
-        pid: The process that is the parent of all others.
-    """
+    """A running server: its name in the results, its address, and its parent process."""
 
     name: str
     url: str
@@ -104,23 +76,23 @@ class Server:
 
 @contextmanager
 def running(name: str, database_url: str, functions: Path) -> Iterator[Server]:
-    """Run a server until the block ends; its output goes to a file.
-
-    Args:
-        name: The server's name in the results.
-        database_url: The database.
-        functions: A folder of SQL files that replace those in db/functions.
-
-    Raises:
-        RuntimeError: The server did not become ready; the message has its output.
-    """
+    """Run a server until the block ends, on a folder of SQL files; RuntimeError if it fails."""
     port = free_port()
-    sources = {'DATABASE_URL': database_url, 'API_FUNCTIONS': str(functions)}
+    # defaults, and a log for ours alone
+    environment = clean_environment() | {
+        'DATABASE_URL': database_url,
+        'API_FUNCTIONS': str(functions),
+        'API_PORT': str(port),
+        'API_WORKERS': '1' if name == OURS_ALONE else str(CORES),
+        'API_LOG_LEVEL': 'info' if name in (OURS, OURS_ALONE) else 'warning',
+        # FastAPI reads it too
+        'API_POOL_SIZE': str(load_settings({}).pool_size),
+    }
     with tempfile.NamedTemporaryFile(prefix='bench-') as output:
         process = subprocess.Popen(
             command(name, port),
             cwd=ROOT,
-            env=environment(name, port) | sources,
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             # Ctrl-C interrupts only this program, which then stops the whole group
@@ -128,32 +100,24 @@ def running(name: str, database_url: str, functions: Path) -> Iterator[Server]:
         )
         url = f'http://127.0.0.1:{port}'
         try:
-            for _ in until(READY_WITHIN_S):
+            for _ in until():
                 if is_ready(url) or process.poll() is not None:
                     break
             if not is_ready(url):
                 raise RuntimeError(f'{name} is not ready:\n{Path(output.name).read_text()}')
             yield Server(name, url, process.pid)
         finally:
-            stop(process)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_ready(url: str) -> bool:
     """Tell whether a server answers a report with a 2xx."""
     try:
-        with urllib.request.urlopen(url + READY_PATH, timeout=5):
+        with urllib.request.urlopen(f'{url}/venues/1/available-benefits?personId=1', timeout=5):
             return True
     except OSError:
         return False
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Stop the leader of a process group, then whatever is left of the group."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOPPED_WITHIN_S)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -2,14 +2,11 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from statistics import median
 
 import psycopg
 from psycopg.types.json import set_json_loads
-from psycopg.types.numeric import Int8Dumper
 
 from api.database.queries import FOLDER, Query, load_query
 from tests.bench.data import Databases, Size
@@ -34,18 +31,8 @@ BUSIEST_VENUE = """
     limit 1
 """
 # from its sixth run on, a prepared statement may have a generic plan
-WARM_UP_RUNS = 6
+WARM_UP_ROUNDS = 6
 TURN_S = 0.05
-
-
-@contextmanager
-def session(url: str) -> Iterator[psycopg.Connection]:
-    """Connect as the service does: bodies as bytes, every integer a bigint."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        set_json_loads(bytes, connection)
-        connection.adapters.register_dumper(int, Int8Dumper)
-        connection.cursor_factory = psycopg.RawCursor
-        yield connection
 
 
 def forms(report: str) -> dict[str, Query]:
@@ -70,30 +57,16 @@ def draws(size: Size, venue: int) -> dict[str, Callable[[], dict]]:
     }
 
 
-def run(connection: psycopg.Connection, query: Query, draw: Callable[[], dict]) -> None:
-    """Run a prepared statement once."""
-    values = draw()
-    ordered = [values[each.name] for each in query.parameters]
-    connection.execute(query.sql, ordered, prepare=True).fetchone()
-
-
-def turn(action: Callable[[], None]) -> float:
-    """Repeat an action for TURN_S, at least once; returns the median in milliseconds."""
+def turn(connection: psycopg.Connection, query: Query, draw: Callable[[], dict]) -> float:
+    """Repeat a query for TURN_S, at least once; returns the median in milliseconds."""
     times = []
     while sum(times) < TURN_S:
+        values = draw()
+        ordered = [values[each.name] for each in query.parameters]
         started = time.perf_counter()
-        action()
+        connection.execute(query.sql, ordered, prepare=True).fetchone()
         times.append(time.perf_counter() - started)
     return round(median(times) * 1000, 4)
-
-
-def interleaved(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Return every action's rounds in milliseconds; in a round, one action follows the other."""
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            found[name].append(turn(action))
-    return found
 
 
 def measure(
@@ -104,26 +77,26 @@ def measure(
     Args:
         databases: The databases.
         sizes: The numbers of uses, the largest last.
-        rounds: How often every form is measured.
+        rounds: How often every form is measured, in milliseconds.
         has_indexes: Whether the recommended indexes are there.
-
-    Returns:
-        For each report and number of uses, the rounds of each form in milliseconds.
     """
     with psycopg.connect(databases.url(sizes[-1], has_indexes=has_indexes)) as connection:
         venue = connection.execute(BUSIEST_VENUE).fetchone()[0]
     draw = draws(databases.size, venue)
     records = []
     for usages in sizes:
-        with session(databases.url(usages, has_indexes=has_indexes)) as connection:
+        url = databases.url(usages, has_indexes=has_indexes)
+        with psycopg.connect(url, autocommit=True) as connection:
+            # as the service does
+            set_json_loads(bytes, connection)
+            connection.cursor_factory = psycopg.RawCursor
             print(f'PostgreSQL {databases.version}: measuring with {usages:,} uses', flush=True)
             for report in REPORTS:
-                actions = {
-                    form: partial(run, connection, query, draw[report])
-                    for form, query in forms(report).items()
-                }
-                for action in list(actions.values()) * WARM_UP_RUNS:
-                    action()
-                ms = interleaved(actions, rounds)
+                ms = {form: [] for form in forms(report)}
+                for number in range(WARM_UP_ROUNDS + rounds):
+                    # in a round, one form follows the other
+                    for form, query in forms(report).items():
+                        took = turn(connection, query, draw[report])
+                        ms[form] += [took] if number >= WARM_UP_ROUNDS else []
                 records.append({'report': report, 'uses': usages, 'ms': ms})
     return records

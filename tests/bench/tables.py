@@ -35,9 +35,8 @@ def figures(record: dict, server: str, name: str) -> list[float]:
 
 def runs(results: Results) -> Table:
     """Return when, where and with what every part was measured."""
-    rows = [
-        [part, *(str(run[name]) for name in RUN_COLUMNS)] for part, run in results.runs().items()
-    ]
+    found = results.runs().items()
+    rows = [[part, *(str(run[name]) for name in RUN_COLUMNS)] for part, run in found]
     return [['run', *RUN_COLUMNS], *rows]
 
 
@@ -82,28 +81,25 @@ def sql(results: Results, part: str, title: str) -> Table:
 
 def versions(results: Results) -> Table:
     """Return the time of every function file on all PostgreSQLs but the newest."""
-    parts = results.sql_parts()[:-1]
     rows = []
     for report in REPORTS:
-        for part in parts:
+        for part in results.sql_parts()[:-1]:
             found = results.records(part, report=report)
             times = [number(median(record['ms']['ours'])) for record in found]
             rows.append([f'{report}, {part.removeprefix("sql ")}', *times])
-    sizes = {r['uses']: None for part in parts for r in results.records(part)}
+    sizes = {record['uses']: None for record in results.records(results.sql_parts()[0])}
     return [['ms on older PostgreSQL, by uses', *(f'{uses:,}' for uses in sizes)], *rows]
 
 
 def memory(results: Results) -> Table:
     """Return what a large answer costs."""
-    rows = [
-        [title, f'{number(record[name] / 1e6)} MB']
-        for record in results.records('memory')
-        for name, title in {
-            'idle': 'one worker, idle',
-            'peak': 'above that, at most, while it answers top_benefits',
-            'answer': 'that answer',
-        }.items()
-    ]
+    titles = {
+        'idle': 'one worker, idle',
+        'peak': 'above that, at most, while it answers top_benefits',
+        'answer': 'that answer',
+    }
+    [record] = results.records('memory') or [{}]
+    rows = [[titles[name], f'{number(record[name] / 1e6)} MB'] for name in titles if name in record]
     return [['memory', 'size'], *rows]
 
 

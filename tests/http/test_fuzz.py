@@ -21,7 +21,7 @@ FUZZ = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=200,
+    max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 # completes whatever an odd request left open: a head becomes too long, a body gets all its bytes,
@@ -86,12 +86,8 @@ def check(answers: list[Answer], sent: bytes) -> None:
         is_redirect = status == 302 and answer.headers['location'] == '/docs'
         # RFC 9112, 6.1: what a server should say to a transfer coding that it does not know
         is_coding = status == 501 and b'transfer-encoding' in sent.lower()
-        assert (
-            200 <= status < 300
-            or status == 304
-            or 400 <= status < 500
-            or (is_redirect or is_coding)
-        ), answer
+        is_fine = status // 100 in (2, 4) or status == 304
+        assert is_fine or is_redirect or is_coding, answer
         assert answer.headers['x-request-id'] or status < 400
         if status >= 400 and answer.body:
             check_problem(answer)
@@ -120,18 +116,9 @@ def unharmed(api: ApiProcess) -> Iterator[None]:
 
 
 ROUTES = (
-    '/venues/top-benefits',
-    '/venues/1/available-benefits',
-    '/venues/1/inactivity-periods',
-    '/live',
-    '/ready',
-    '/metrics',
-    '/',
-    '/docs',
-    '/docs/',
-    '/docs/static/index.css',
-    '/docs/problems/overloaded',
-    '/openapi.json',
+    *('/venues/top-benefits', '/venues/1/available-benefits', '/venues/1/inactivity-periods'),
+    *('/live', '/ready', '/metrics', '/', '/docs', '/docs/', '/docs/static/index.css'),
+    *('/docs/problems/overloaded', '/openapi.json'),
 )
 
 junk = st.binary(max_size=40)
@@ -143,9 +130,7 @@ escape = st.integers(0, 255).map(lambda byte: b'%%%02X' % byte)
 odd_escape = st.sampled_from([b'%', b'%zz', b'%0', b'%u0031', b'%C3%28', b'%ED%A0%80', b'%F0%9F'])
 piece = st.one_of(visible, escape, odd_escape, junk)
 methods = st.one_of(
-    st.sampled_from(
-        b'GET HEAD POST PUT DELETE OPTIONS PATCH TRACE CONNECT get PRI WEBSOCKET * FOO'.split()
-    ),
+    st.sampled_from(b'GET HEAD POST DELETE OPTIONS TRACE CONNECT get PRI WEBSOCKET *'.split()),
     visible,
     junk,
 )
@@ -161,10 +146,8 @@ targets = st.one_of(
     long.map(lambda text: b'/' + text),
     junk,
 )
-versions = st.one_of(
-    st.sampled_from([b'HTTP/1.1', b'HTTP/1.0']),
-    st.sampled_from([b'HTTP/2.0', b'HTTP/0.9', b'HTTP/1.', b'HTTP/11', b'http/1.1', b'']),
-    junk,
+versions = st.sampled_from(
+    [b'HTTP/1.1', b'HTTP/1.0', b'HTTP/2.0', b'HTTP/0.9', b'HTTP/1.', b'http/1.1', b'']
 )
 request_lines = st.one_of(
     st.tuples(methods, targets, versions).map(b' '.join),
@@ -182,17 +165,11 @@ ODD_VALUES = {
     b'Authorization': [b'Bearer', b'Bearer x', b'Bearer \xff', b'Basic Og=='],
     b'X-Request-ID': [b'fine', b'x' * 65, b'a b', b'\xc3\xa9', b'"; drop'],
     b'If-None-Match': [b'*', b'"', b'""', b'W/"', b'"a", W/"b",', b',' * 99, b'a\\"b'],
-    b'If-Modified-Since': [b'yesterday'],
-    b'Range': [b'bytes=0-', b'bytes=9-1', b'x=1'],
     b'Accept-Encoding': [b'gzip', b'gzip;q=', b'*;q=0', b';;;', b'gzip;q=nan', b'identity;q=0'],
     b'Accept': [b'text/html', b'*', b'/', b'a/b;q=x', b';q=1', b'text/html;q=9' * 50],
-    b'Content-Type': [b'application/json', b'multipart/form-data', b'\xff'],
     b'Origin': [b'null', b'http://a b'],
     b'Cookie': [b'=', b'a=b;;;=', b'\xff=\xfe'],
-    b'Forwarded': [b'for="', b';;'],
     b'X-Forwarded-For': [b'unknown,,'],
-    b'X-Forwarded-Proto': [b'ftp'],
-    b'X-HTTP-Method-Override': [b'DELETE'],
 }
 fields = st.one_of(
     st.sampled_from(list(ODD_VALUES)).flatmap(
@@ -209,96 +186,11 @@ heads = st.builds(
     st.booleans(),
 )
 bodies = st.one_of(st.just(b''), junk, st.just(b'5\r\nhello\r\n0\r\n\r\n'), st.just(b'zz\r\n'))
-# a query string that means something, or nearly
-ids = st.one_of(st.integers(0, 60), st.integers(0, 2**64)).map(str)
-moments = st.builds(
-    lambda date, time, offset: f'{date}T{time}{offset}',
-    st.dates(),
-    st.times(),
-    st.sampled_from(['', 'Z', '%2B14:00', '-23:59', '+02:00', '%2B00', '%2B0130']),
-)
-texts = st.one_of(
-    ids,
-    moments,
-    st.dates().map(str),
-    piece.map(lambda text: text.decode('latin-1')),
-    st.sampled_from(
-        [
-            '',
-            'null',
-            'infinity',
-            "1' or 1=1 --",
-            '%00',
-            '1e3',
-            '\N{ARABIC-INDIC DIGIT SEVEN}',
-            '0002-01-01',
-        ]
-    ),
-)
-names = st.sampled_from(['timestamp', 'personId', 'venueId', 'personid', '', '%00', 'x'])
-parameters = st.one_of(
-    st.tuples(st.just('timestamp'), moments),
-    st.tuples(st.just('personId'), ids),
-    st.tuples(names, texts),
-).map('='.join)
-queries = st.lists(parameters, max_size=4).flatmap(
-    lambda found: st.sampled_from(['&', ';', '&&', '&?']).map(lambda joint: joint.join(found))
-)
-paths = st.one_of(
-    st.sampled_from(ROUTES),
-    st.builds(
-        lambda venue, report: f'/venues/{venue}/{report}',
-        ids | texts,
-        st.sampled_from(['available-benefits', 'inactivity-periods']),
-    ),
-)
 
 
 @FUZZ
-@given(head=heads, body=bodies)
-def test_odd_heads(api: ApiProcess, head: bytes, body: bytes) -> None:
+@given(head=heads | st.binary(max_size=300), body=bodies)
+@example(head=b'GET /live HTTP/1.1\r\nConnection: keep-alive\r\nno colon', body=b'')
+def test_odd_requests(api: ApiProcess, head: bytes, body: bytes) -> None:
     sent = head + b'\r\n\r\n' + body
-    check(exchange(api, sent), sent)
-
-
-@FUZZ
-@given(
-    sent=st.binary(max_size=300)
-    | st.lists(
-        st.sampled_from(
-            [
-                b'GET ',
-                b'/live',
-                b' HTTP/1.1',
-                b'\r\n',
-                b'\n',
-                b'\r',
-                b'\0',
-                b': ',
-                b'\r\n\r\n',
-                b' ',
-            ]
-        ),
-        max_size=20,
-    ).map(b''.join)
-)
-def test_any_bytes(api: ApiProcess, sent: bytes) -> None:
-    check(exchange(api, sent), sent)
-
-
-@FUZZ
-@given(path=paths, query=queries)
-def test_odd_query_strings(api: ApiProcess, path: str, query: str) -> None:
-    sent = f'GET {path}?{query} HTTP/1.1\r\nHost: a\r\n\r\n'.encode()
-    answers = exchange(api, sent)
-    check(answers, sent)
-    assert answers[0].status in (200, 302, 400, 404)
-
-
-@FUZZ
-@given(path=paths, fields=st.lists(fields, max_size=6))
-@example(path='/live', fields=[b'Connection: keep-alive', b'no colon'])
-def test_odd_headers_of_good_requests(api: ApiProcess, path: str, fields: list[bytes]) -> None:
-    line = f'GET {path} HTTP/1.1'.encode()
-    sent = b'\r\n'.join([line, *fields]) + b'\r\n\r\n'
     check(exchange(api, sent), sent)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Callable
 
 import falcon.testing
@@ -12,8 +11,6 @@ import pytest
 from api import OPENAPI
 from api.app import create_app
 from api.config import Settings
-from tests.support.commands import clean_environment
-from tests.support.project import ROOT
 from tests.support.service import ApiProcess, settled_output
 
 TOKEN = 'a-token-that-nobody-guesses'
@@ -43,18 +40,18 @@ def guarded(sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callab
     api.stop()
 
 
-@pytest.mark.parametrize('path', GUARDED)
-def test_known_token_is_let_in(guarded: ApiProcess, path: str) -> None:
-    for token, scheme in [(TOKEN, 'Bearer'), (TOKEN, 'bearer'), ('another', 'Bearer')]:
-        answer = guarded.get(path, headers={'Authorization': f'{scheme} {token}'})
-        assert answer.status_code == 200
+def test_known_token_is_let_in(guarded: ApiProcess) -> None:
+    for path in GUARDED:
+        for token, scheme in [(TOKEN, 'Bearer'), (TOKEN, 'bearer'), ('another', 'Bearer')]:
+            answer = guarded.get(path, headers={'Authorization': f'{scheme} {token}'})
+            assert answer.status_code == 200
 
 
-def test_hash_counts_to_its_last_digit(sample_url: str, start_api: Callable) -> None:
+def test_hash_counts_to_its_last_digit() -> None:
     almost = HASH[:-1] + ('0' if HASH[-1] != '0' else '1')
-    api = start_api(DATABASE_URL=sample_url, API_TOKEN_SHA256=almost)
-    answer = api.get('/metrics', headers={'Authorization': f'Bearer {TOKEN}'})
-    assert answer.status_code == 401
+    app = create_app(Settings(database_url='host=/nowhere', token_sha256=(almost,)))
+    client = falcon.testing.TestClient(app, headers={'Authorization': f'Bearer {TOKEN}'})
+    assert client.simulate_get('/metrics').status_code == 401
 
 
 def test_two_tokens_in_two_headers_are_none(guarded: ApiProcess) -> None:
@@ -63,39 +60,35 @@ def test_two_tokens_in_two_headers_are_none(guarded: ApiProcess) -> None:
     assert guarded.get('/metrics', headers=[header, header]).status_code == 401
 
 
+@pytest.mark.parametrize('method', ['GET', 'HEAD', 'POST'])
 @pytest.mark.parametrize('path', GUARDED)
+def test_request_without_a_token_is_told_what_is_missing(
+    guarded: ApiProcess, path: str, method: str
+) -> None:
+    answer = guarded.client.request(method, path)
+    assert answer.status_code == 401
+    assert answer.headers['www-authenticate'] == 'Bearer realm="membership-benefits"'
+    assert answer.headers['content-type'] == 'application/problem+json'
+    assert answer.headers['cache-control'] == 'no-store'
+    assert 'server-timing' not in answer.headers  # no connection was taken
+    if method != 'HEAD':
+        assert answer.json()['type'] == '/docs/problems/unauthorized'
+
+
 @pytest.mark.parametrize(
     'header',
     [
-        None,
-        '',
-        'Bearer',
-        f'Bearer {TOKEN}x',
-        f'Bearer {TOKEN[:-1]}',
-        f'Bearer {HASH}',
-        f'Basic {TOKEN}',
-        f'Token {TOKEN}',
-        TOKEN,
-        b'Bearer \xff\xfe',
+        *('', 'Bearer', TOKEN, f'Basic {TOKEN}', f'Bearer {HASH}', b'Bearer \xff\xfe'),
+        *(f'Bearer {TOKEN}x', f'Bearer {TOKEN[:-1]}'),
     ],
 )
-def test_anybody_else_is_told_what_is_missing(
-    guarded: ApiProcess, path: str, header: str | bytes | None
-) -> None:
-    headers = {} if header is None else {'Authorization': header}
-    for method in ('GET', 'HEAD', 'POST'):
-        answer = guarded.client.request(method, path, headers=headers)
-        assert answer.status_code == 401
-        assert answer.headers['www-authenticate'] == 'Bearer realm="membership-benefits"'
-        assert answer.headers['content-type'] == 'application/problem+json'
-        assert answer.headers['cache-control'] == 'no-store'
-        assert 'server-timing' not in answer.headers  # no connection was taken
-    assert guarded.get(path, headers=headers).json()['type'] == '/docs/problems/unauthorized'
+def test_other_credentials_are_no_token(guarded: ApiProcess, header: str | bytes) -> None:
+    assert guarded.get('/metrics', headers={'Authorization': header}).status_code == 401
 
 
-@pytest.mark.parametrize('path', OPEN)
-def test_what_holds_no_data_stays_open(guarded: ApiProcess, path: str) -> None:
-    assert guarded.get(path, follow_redirects=True).status_code == 200
+def test_what_holds_no_data_stays_open(guarded: ApiProcess) -> None:
+    for path in OPEN:
+        assert guarded.get(path, follow_redirects=True).status_code == 200
 
 
 def test_new_resource_wants_a_token_unless_it_is_public() -> None:
@@ -155,25 +148,15 @@ def test_log_holds_no_token(guarded: ApiProcess) -> None:
         assert secret not in output
 
 
-def test_without_tokens_everybody_is_let_in(api: ApiProcess) -> None:
-    for path in GUARDED:
-        assert api.get(path).status_code == 200
-
-
 @pytest.mark.parametrize(
     ('settings', 'warns'),
     [
         ({'API_HOST': '0.0.0.0'}, True),
         ({'API_HOST': '0.0.0.0', 'API_TOKEN_SHA256': HASH}, False),
-        ({'API_HOST': '127.0.0.1'}, False),
     ],
 )
 def test_open_address_without_tokens_is_one_warning(
-    sample_url: str,
-    start_api: Callable[..., ApiProcess],
-    unused_port: int,
-    settings: dict[str, str],
-    warns: bool,
+    sample_url: str, start_api: Callable, unused_port: int, settings: dict[str, str], warns: bool
 ) -> None:
     api = start_api(
         DATABASE_URL=sample_url,
@@ -185,16 +168,3 @@ def test_open_address_without_tokens_is_one_warning(
     api.stop()
     assert len(re.findall('no token is set', api.output())) == warns
     assert len(api.output().splitlines()) == warns
-
-
-def test_make_token_prints_a_token_and_its_hash() -> None:
-    made = subprocess.run(
-        ['make', 'token'],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    token, hash_ = re.fullmatch(r'token: (\S{40,})\ntoken_sha256: (\w{64})\n', made.stdout).groups()
-    assert hashlib.sha256(token.encode()).hexdigest() == hash_

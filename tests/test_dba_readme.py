@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -79,13 +79,10 @@ def test_lines_in_psql_show_the_answer_and_the_same_with_a_member_a_line(
 
 
 def test_query_finds_the_sessions_of_the_service(
-    server: EmbeddedServer, own_url: str, tmp_path: Path
+    server: EmbeddedServer, own_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     [query] = blocks('sql', README)
-    api = ApiProcess(tmp_path, {'DATABASE_URL': own_url})
-    try:
-        assert api.get('/venues/top-benefits').status_code == 200
-        printed = run(program(server, 'psql'), own_url, '-X', '-At', '-c', query)
-    finally:
-        api.stop()
+    api = start_api(DATABASE_URL=own_url)
+    assert api.get('/venues/top-benefits').status_code == 200
+    printed = run(program(server, 'psql'), own_url, '-X', '-At', '-c', query)
     assert re.search(r'^membership-benefits-api/.*-- name: top_benefits\(', printed, re.MULTILINE)

@@ -1,5 +1,6 @@
 """A connection prepares each SQL file once, whatever the values."""
 
+import itertools
 from collections.abc import Iterator
 
 import psycopg
@@ -26,35 +27,20 @@ def connection(rows: Rows, database_url: str) -> Iterator[Connection]:
         yield opened
 
 
-def run_with_all_values(connection: Connection, query: Query) -> None:
-    for id_ in IDS:
-        for timestamp in TIMESTAMPS:
+def test_connection_has_one_statement_a_file_which_names_it(connection: Connection) -> None:
+    for query in QUERIES:
+        for id_, timestamp in itertools.product(IDS, TIMESTAMPS):
             values = [id_ if each.type == 'bigint' else timestamp for each in query.parameters]
             body, _ = connection.execute(query.sql, values, prepare=True).fetchone()
             assert bytes(body).startswith(b'[')
-
-
-@pytest.mark.parametrize('query', QUERIES, ids=lambda query: query.name)
-def test_ids_and_timestamps_of_any_size_share_one_statement(
-    connection: Connection, query: Query
-) -> None:
-    run_with_all_values(connection, query)
-    [[types]] = connection.execute(
-        'select parameter_types::text[] from pg_prepared_statements', prepare=False
+    statements = connection.execute(
+        'select statement, parameter_types::text[] from pg_prepared_statements order by statement',
+        prepare=False,
     ).fetchall()
     written = {'bigint': 'bigint', 'timestamptz': 'timestamp with time zone'}
-    assert types == [written[each.type] for each in query.parameters]
-
-
-def test_connection_has_one_statement_a_file_which_names_it(connection: Connection) -> None:
-    for query in QUERIES * 2:
-        run_with_all_values(connection, query)
-    statements = connection.execute(
-        'select statement from pg_prepared_statements order by statement', prepare=False
-    ).fetchall()
-    assert len(statements) == len(QUERIES)
-    for query, (statement,) in zip(QUERIES, statements, strict=True):
+    for query, (statement, types) in zip(QUERIES, statements, strict=True):
         assert f' /* {query.name}.sql */ ' in statement
+        assert types == [written[each.type] for each in query.parameters]
 
 
 @pytest.fixture(scope='module')

@@ -99,8 +99,13 @@ def test_python(api: ApiProcess, tmp_path: Path) -> None:
     check_output(api, succeed_in(tmp_path, sys.executable, 'program.py'))
 
 
-def check_typescript(api: ApiProcess, project: Path, name: str) -> None:
-    """Check and run a program in a project that has its client."""
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['openapi_fetch.ts', 'hey_api.ts'])
+def test_typescript(api: ApiProcess, project: Path, name: str) -> None:
+    generate = command('npx openapi-typescript ').replace(BASE, api.url)
+    if name == 'hey_api.ts':
+        generate = f'npx openapi-ts --input {api.url}/openapi.json --output client'
+    succeed_in(project, *generate.split())
     program = program_of(name, api)
     (project / 'program.ts').write_text(program)
     (project / 'misspelt.ts').write_text(misspelt(program))
@@ -110,19 +115,6 @@ def check_typescript(api: ApiProcess, project: Path, name: str) -> None:
     assert len(errors) == 5, checked
     assert all(line.startswith('misspelt.ts') for line in checked.splitlines()), checked
     check_output(api, succeed_in(project, 'node', 'built/program.js'))
-
-
-@pytest.mark.slow
-def test_openapi_typescript(api: ApiProcess, project: Path) -> None:
-    succeed_in(project, *command('npx openapi-typescript ').replace(BASE, api.url).split())
-    check_typescript(api, project, 'openapi_fetch.ts')
-
-
-@pytest.mark.slow
-def test_hey_api(api: ApiProcess, project: Path) -> None:
-    generate = ['openapi-ts', '--input', f'{api.url}/openapi.json', '--output', 'client']
-    succeed_in(project, 'npx', *generate)
-    check_typescript(api, project, 'hey_api.ts')
 
 
 def test_redocly_finds_nothing(tools: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.rows import Rows
 from tests.support.service import ApiProcess
-from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer
 
 TOP = '/venues/top-benefits'
@@ -24,15 +23,6 @@ def with_timestamp(path: str, timestamp: str) -> str:
     return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
 
 
-@pytest.mark.parametrize('path', REPORTS)
-def test_sample_data_has_something_to_report(api: ApiProcess, path: str) -> None:
-    answer = api.get(path)
-    assert answer.status_code == 200
-    assert answer.headers['content-type'] == 'application/json'
-    assert int(answer.headers['content-length']) == len(answer.content)
-    assert len(answer.json()) > 2
-
-
 def test_sample_data_tells_its_story(api: ApiProcess) -> None:
     top = {venue['venueId']: venue['topBenefits180Days'] for venue in api.get(TOP).json()}
     assert len(top) == 30
@@ -41,44 +31,25 @@ def test_sample_data_tells_its_story(api: ApiProcess) -> None:
     assert [benefit['id'] for benefit in api.get(AVAILABLE).json()] == [3, 4, 5, 6]
     inactive = {b['benefitId']: b['inactivityPeriods'] for b in api.get(INACTIVE).json()}
     assert 1 not in inactive
-    assert len(inactive[2]) == 1
-    assert len(inactive[6]) == 1
-
-
-@pytest.mark.parametrize('path', REPORTS)
-def test_every_report_is_reproducible_as_of_a_moment(api: ApiProcess, path: str) -> None:
-    first, second = (api.get(with_timestamp(path, MOMENT)) for _ in range(2))
-    assert first.status_code == 200
-    assert first.content == second.content
+    assert len(inactive[2]) == len(inactive[6]) == 1
 
 
 @pytest.mark.parametrize(
     'time',
     [
-        'T12:00:00Z',
-        't12:00:00z',
-        'T12:00:00',
-        '%2012:00',
-        '+12:00:00',
-        'T12:00:00.000000%2B00:00',
-        'T12:00:00.0000009Z',
-        'T12:00:00.000000999Z',
-        'T12:00:00,0-00:00',
-        'T14:00:00%2B02:00',
-        'T14:00:00%2B0200',
-        'T14:00%2B02',
-        'T07:00:00-05:00',
+        *('t12:00:00z', 'T12:00:00', '%2012:00', '+12:00:00', 'T14:00:00%2B02:00', 'T14:00%2B02'),
+        *('T12:00:00.0000009Z', 'T12:00:00.000000999Z', 'T12:00:00,0-00:00', 'T07:00:00-0500'),
     ],
 )
 def test_timestamps_of_one_instant_give_one_answer(api: ApiProcess, time: str) -> None:
     answer = api.get(with_timestamp(INACTIVE, DAY + time))
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.headers['content-type']) == (200, 'application/json')
     assert answer.content == api.get(with_timestamp(INACTIVE, MOMENT)).content
 
 
 def test_date_is_its_first_moment_in_utc(api: ApiProcess) -> None:
-    expected = api.get(with_timestamp(INACTIVE, f'{DAY}T00:00:00Z')).content
-    assert api.get(with_timestamp(INACTIVE, DAY)).content == expected
+    first, date = (api.get(with_timestamp(INACTIVE, t)) for t in (f'{DAY}T00:00:00Z', DAY))
+    assert first.content == date.content
 
 
 @pytest.mark.parametrize('timestamp', ['0002-01-01', '9999-12-31T23:59:59.999999'])
@@ -87,25 +58,16 @@ def test_ends_of_the_calendar_have_reports(api: ApiProcess, path: str, timestamp
     assert api.get(with_timestamp(path, timestamp)).status_code == 200
 
 
-def test_microseconds_reach_the_rules(
-    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    rows.benefit(1)
-    rows.uses(1, '2024-07-01 12:00:00.000001')
-    api = start_api(DATABASE_URL=database_url)
-    before = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00Z')).json()
-    after = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00.000001Z')).json()
-    assert [benefit['id'] for benefit in before] == [1]
-    assert after == []
-
-
-def test_text_of_any_script_arrives_as_it_is(
+def test_microseconds_and_any_script_arrive_as_they_are(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     title = 'Kahvi ☕ "ilmainen" \\ 50 % :nyt — <b>😀</b>\n\t'
     rows.connection.execute('insert into benefit values (1, 1, %s, %s)', [title, 'day'])
-    answer = start_api(DATABASE_URL=database_url).get(AVAILABLE)
-    assert answer.json() == [{'id': 1, 'venueId': 1, 'title': title, 'recurrence': 'day'}]
+    rows.uses(1, '2024-07-01 12:00:00.000001')
+    api = start_api(DATABASE_URL=database_url)
+    before = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00Z')).json()
+    assert before == [{'id': 1, 'venueId': 1, 'title': title, 'recurrence': 'day'}]
+    assert api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00.000001Z')).json() == []
 
 
 @pytest.mark.parametrize(
@@ -113,10 +75,8 @@ def test_text_of_any_script_arrives_as_it_is(
     [
         ('/venues/31/inactivity-periods', 'venueId'),
         ('/venues/0/inactivity-periods', 'venueId'),
-        ('/venues/3000000000/inactivity-periods', 'venueId'),
         ('/venues/9223372036854775807/available-benefits?personId=1', 'venueId'),
         ('/venues/1/available-benefits?personId=401', 'personId'),
-        ('/venues/1/available-benefits?personId=9223372036854775807', 'personId'),
     ],
 )
 def test_404_names_what_does_not_exist(api: ApiProcess, path: str, parameter: str) -> None:
@@ -129,13 +89,11 @@ def test_404_names_what_does_not_exist(api: ApiProcess, path: str, parameter: st
     assert problem['status'] == 404
 
 
-@pytest.mark.parametrize(
-    'path', ['/venues/001/inactivity-periods', '/venues/%31/inactivity-periods']
-)
-def test_spellings_of_an_id_mean_the_same(api: ApiProcess, path: str) -> None:
-    assert api.get(with_timestamp(path, MOMENT)).json() == (
-        api.get(with_timestamp(INACTIVE, MOMENT)).json()
-    )
+def test_spellings_of_an_id_mean_the_same(api: ApiProcess) -> None:
+    expected = api.get(with_timestamp(INACTIVE, MOMENT)).json()
+    for spelling in ('001', '%31'):
+        path = INACTIVE.replace('1', spelling)
+        assert api.get(with_timestamp(path, MOMENT)).json() == expected
 
 
 def test_head_is_get_without_the_body(api: ApiProcess) -> None:
@@ -146,16 +104,14 @@ def test_head_is_get_without_the_body(api: ApiProcess) -> None:
     assert head.headers['content-length'] == str(len(api.get(path).content))
 
 
-@pytest.mark.parametrize('method', ['POST', 'PUT', 'PATCH', 'DELETE'])
-@pytest.mark.parametrize('path', [*REPORTS, '/live', '/ready'])
-def test_other_methods_are_405_and_say_what_is_allowed(
-    api: ApiProcess, method: str, path: str
-) -> None:
-    answer = api.client.request(method, path)
-    assert answer.status_code == 405
-    assert set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD', 'OPTIONS'}
-    assert answer.headers['cache-control'] == 'no-store'
-    assert answer.json()['status'] == 405
+@pytest.mark.parametrize('path', [*REPORTS, '/live'])
+def test_other_methods_are_405_and_say_what_is_allowed(api: ApiProcess, path: str) -> None:
+    for method in ('POST', 'PUT', 'PATCH', 'DELETE'):
+        answer = api.client.request(method, path)
+        assert answer.status_code == 405
+        assert set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD', 'OPTIONS'}
+        assert answer.headers['cache-control'] == 'no-store'
+        assert answer.json()['status'] == 405
 
 
 @pytest.mark.parametrize('path', ['/venues', '/venues/', f'{TOP}/', '/Venues/top-benefits'])
@@ -180,13 +136,11 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     )
     api.get(TOP)  # prepares
     log_before = len(server.read_bootlog())
-    timestamps = [f'2024-07-0{day}' for day in range(1, 6)]
-    for timestamp in timestamps:
-        assert api.get(with_timestamp(TOP, timestamp)).status_code == 200
-    assert api.get(TOP).status_code == 200
+    for day in range(1, 7):
+        assert api.get(with_timestamp(TOP, f'2024-07-0{day}')).status_code == 200
     written = server.read_bootlog()[log_before:]
     statements = re.findall(r'LOG:  (statement|execute [^:]*): (.*)', written)
-    assert len(statements) == len(timestamps) + 1
+    assert len(statements) == 6
     assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
     assert {text for _, text in statements} == {'-- name: top_benefits(timestamp)^'}
 
@@ -230,19 +184,3 @@ def test_writes_are_refused_even_when_the_role_may_write(
     answer = api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00'))
     assert answer.status_code == 500
     assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
-
-
-def test_unexpected_failure_shows_nothing_of_its_cause(
-    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    api = start_api(DATABASE_URL=database_url)
-    assert api.get(AVAILABLE).status_code == 200
-    rows.connection.execute('drop table benefit_usage')
-    answer = api.get(AVAILABLE)
-    assert answer.status_code == 500
-    for secret in ('benefit_usage', 'select', 'Traceback', 'psycopg', '/tmp'):
-        assert secret not in answer.text
-    wait_for(lambda: 'UndefinedTable' in api.output())
-    assert 'benefit_usage\\" does not exist' in api.output()
-    for secret in ('select', 'from benefit_usage', 'Traceback', 'postgres'):
-        assert secret not in api.output()

@@ -21,10 +21,7 @@ SCHEMAS = {
         "create type recurrence as enum ('day', 'week', 'month', 'year')",
         'alter table benefit alter recurrence type recurrence using recurrence::recurrence',
     ],
-    'varchar': [
-        'alter table benefit alter recurrence type varchar(10), alter title type varchar(100)'
-    ],
-    'char': ['alter table benefit alter recurrence type char(10)'],
+    'char': ['alter table benefit alter recurrence type char(10), alter title type varchar(99)'],
     'bigint': [
         *(f'alter table {table} alter id type bigint' for table in TABLES),
         'alter table benefit alter "venueId" type bigint',
@@ -37,13 +34,6 @@ SCHEMAS = {
             f'alter table {table} rename to stored_{table}',
             f'create view {table} as select * from stored_{table}',
         )
-    ],
-    'partitions': [
-        'alter table benefit_usage rename to whole',
-        'create table benefit_usage (like whole) partition by range ("usageTimestamp")',
-        "create table old partition of benefit_usage for values from (minvalue) to ('2024-06-01')",
-        "create table new partition of benefit_usage for values from ('2024-06-01') to (maxvalue)",
-        'insert into benefit_usage select * from whole',
     ],
     'search_path': [
         'create schema members',

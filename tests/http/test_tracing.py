@@ -11,7 +11,7 @@ from api.config import Settings
 from api.telemetry.log import request_id
 from tests.support.rows import Rows
 from tests.support.service import ApiProcess, settled_output
-from tests.support.waiting import until
+from tests.support.waiting import wait_for
 
 TOP = '/venues/top-benefits'
 AVAILABLE = '/venues/1/available-benefits'
@@ -19,12 +19,8 @@ AVAILABLE = '/venues/1/available-benefits'
 
 def access_line(api: ApiProcess, id_: str) -> str:
     """Return the access log line of a request."""
-    for _ in until():
-        lines = [line for line in api.output().splitlines() if f'request_id={id_} ' in line]
-        if any('event=request' in line for line in lines):
-            [line] = [line for line in lines if 'event=request' in line]
-            return line
-    raise AssertionError(api.output()[-2000:])
+    line = rf'^.* event=request request_id={id_} .*$'
+    return wait_for(lambda: re.search(line, api.output(), re.MULTILINE))[0]
 
 
 @pytest.mark.parametrize('sane', ['a', 'checkout-7f3a', 'A.b_c~d:e/f+g=h@i-0', 'x' * 64])
@@ -34,7 +30,7 @@ def test_sane_request_id_is_kept(api: ApiProcess, sane: str) -> None:
 
 
 @pytest.mark.parametrize(
-    'wrong', ['', 'x' * 65, 'a b', 'a"b', 'a\tb', 'a;b', 'a\\nb', 'é', '<b>', 'a,b', '%0d%0a']
+    'wrong', ['', 'x' * 65, 'a b', 'a"b', 'a;b', 'a\\nb', 'é', 'a,b', '%0d%0a']
 )
 def test_other_request_id_is_replaced(api: ApiProcess, wrong: str) -> None:
     answer = api.get('/live', headers={b'X-Request-ID': wrong.encode()})
@@ -46,11 +42,9 @@ def test_every_request_gets_an_id_of_its_own(api: ApiProcess) -> None:
     assert len(ids) == 50
 
 
-@pytest.mark.parametrize('path', ['/nowhere', '/venues/x/inactivity-periods', AVAILABLE])
-def test_problem_carries_the_request_id(api: ApiProcess, path: str) -> None:
-    answer = api.get(path, headers={'X-Request-ID': 'problem-1'})
-    assert answer.json()['requestId'] == 'problem-1'
-    assert answer.headers['x-request-id'] == 'problem-1'
+def test_problem_carries_the_request_id(api: ApiProcess) -> None:
+    answer = api.get('/nowhere', headers={'X-Request-ID': 'problem-1'})
+    assert answer.json()['requestId'] == answer.headers['x-request-id'] == 'problem-1'
 
 
 def test_server_timing_tells_where_the_time_went(api: ApiProcess) -> None:
@@ -102,14 +96,10 @@ def test_every_answer_is_logged(
         assert 'bytes=0 ' in line
 
 
-def test_answer_that_a_client_has_already_is_logged_without_its_bytes(api: ApiProcess) -> None:
-    path = f'{TOP}?timestamp=2024-07-01'
-    known = api.get(path).headers['etag']
-    headers = {'If-None-Match': known, 'X-Request-ID': 'unchanged-1'}
-    assert api.get(path, headers=headers).status_code == 304
-    line = access_line(api, 'unchanged-1')
-    assert ' status=304 ' in line
-    assert ' bytes=0 ' in line
+def test_304_is_logged_without_bytes(api: ApiProcess) -> None:
+    headers = {'If-None-Match': '*', 'X-Request-ID': 'unchanged-1'}
+    assert api.get(TOP, headers=headers).status_code == 304
+    assert ' status=304 bytes=0 ' in access_line(api, 'unchanged-1')
 
 
 def test_what_a_thread_does_after_an_answer_is_not_for_its_request() -> None:
@@ -120,16 +110,20 @@ def test_what_a_thread_does_after_an_answer_is_not_for_its_request() -> None:
         assert request_id.get() is None
 
 
-def test_failure_of_the_database_is_in_the_line_of_its_request(
+def test_failure_of_the_database_is_told_in_the_log_alone(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=database_url)
     rows.connection.execute('drop table benefit_usage')
     answer = api.get(TOP, headers={'X-Request-ID': 'fails-1'})
-    assert answer.status_code == 500
-    assert answer.json()['requestId'] == 'fails-1'
+    assert (answer.status_code, answer.json()['requestId']) == (500, 'fails-1')
+    for secret in ('benefit_usage', 'select', 'Traceback', 'psycopg', '/tmp'):
+        assert secret not in answer.text
     line = access_line(api, 'fails-1')
     assert ' level=warning ' in line
     cause = 'UndefinedTable: relation \\"benefit_usage\\" does not exist'
     assert line.endswith(f' problem=internal-error cause="{cause}"')
-    assert settled_output(api).count('request_id=fails-1') == 1
+    output = settled_output(api)
+    assert output.count('request_id=fails-1') == 1
+    for secret in ('select', 'from benefit_usage', 'Traceback', 'postgres'):
+        assert secret not in output

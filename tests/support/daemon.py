@@ -1,6 +1,5 @@
 """Servers of the system, such as nginx and PgBouncer."""
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from tests.support.machine import free_port, is_listening, system_program
 from tests.support.waiting import DEADLINE_S, until
-from tools.embedded import launch_as, traversable_folder, unprivileged_user
+from tools.embedded import LAUNCH, give_to_server
 
 
 class Daemon:
@@ -23,10 +22,9 @@ class Daemon:
 
     def __init__(self, name: str, package: str) -> None:
         self._program = system_program(name, package)
-        self._owner = unprivileged_user()
-        self._folder = tempfile.TemporaryDirectory(prefix=f'{name}-', dir=traversable_folder())
+        self._folder = tempfile.TemporaryDirectory(prefix=f'{name}-', dir='/tmp')
         self.folder = Path(self._folder.name)
-        os.chown(self.folder, *self._owner)
+        give_to_server(self.folder)
         self.port = free_port()
         self.process: subprocess.Popen | None = None
 
@@ -34,7 +32,7 @@ class Daemon:
         """Start it and wait until it listens."""
         with (self.folder / 'log').open('ab') as log:
             self.process = subprocess.Popen(
-                [*launch_as(*self._owner), self._program, *arguments],
+                [*LAUNCH, self._program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -54,7 +54,7 @@ def test_command(server: EmbeddedServer, own_url: str, tmp_path: Path, command: 
         timeout=60,
         check=False,
     )
-    if 'npm does not bring' in finished.stderr:
+    if 'npm cannot download' in finished.stderr:
         missing(finished.stderr)
     assert finished.returncode == 0, finished.stderr
     assert 'ERROR' not in finished.stderr

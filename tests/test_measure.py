@@ -215,7 +215,7 @@ def test_explain_draws_a_page(make: Make, project: Path) -> None:
     chromium = system_program('chromium', 'chromium')
     values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
     drawn = make.measure(project, 'explain', **values)
-    if 'npm does not bring pev2' in drawn.stderr:
+    if 'npm cannot download pev2' in drawn.stderr:
         missing(f'npm reaches no registry: {drawn.stderr}')
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.endswith('\nplan.html: open it in a browser\n')
@@ -247,7 +247,7 @@ def test_packages_that_are_not_the_pinned_ones_are_refused(make: Make, project: 
     values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
     refused = make.measure(project, 'explain', **values, PATH=f'{npm.parent}:{make.path}')
     assert refused.returncode == 1
-    assert 'what npm brought is not what it should be' in refused.stderr
+    assert 'the downloaded packages are not the expected ones' in refused.stderr
     assert not (project / 'plan.html').exists()
     # for other viewers
     json.loads((project / 'plan.json').read_text())

@@ -1,12 +1,16 @@
 #!/bin/sh
-# Runs a function file, unchanged, in PostgreSQL's own tools. `make explain` and `make pgbench` call it.
+# Runs a function file, unchanged, in psql or pgbench. `make explain` and `make pgbench` call it.
 # Without Python:  DATABASE_URL=... FUNCTION=inactivity_periods venue_id=1 sh tools/measure.sh explain
 #
 # Usage: measure.sh explain|pgbench [COMMAND...]
-# COMMAND runs its arguments with DATABASE_URL set. Environment: FUNCTION; a value for each parameter of the
-# file (venue_id, person_id, timestamp); for explain, GENERIC=1, and OUT=plan.json or PICTURE=plan.html for the
-# plan in a file; seconds and clients for pgbench; API_FUNCTIONS, the folders, with commas between them, in which a
-# file is looked for first.
+#   COMMAND  a command that sets DATABASE_URL and runs its arguments
+# Environment:
+#   FUNCTION                         the file's name without .sql
+#   venue_id, person_id, timestamp   the values of the file's parameters
+#   GENERIC=1                        explain the generic plan
+#   OUT=plan.json, PICTURE=plan.html where explain writes the plan
+#   seconds, clients                 how long pgbench runs, and how many clients it has
+#   API_FUNCTIONS                    folders, separated by commas, that are searched before db/functions
 set -eu
 
 tool=$1
@@ -22,7 +26,7 @@ fail() {
     exit 1
 }
 
-# prints text, on a terminal in lines no wider than that: what follows a break is indented
+# Prints text. On a terminal, lines that are too long are wrapped, and the wrapped part is indented.
 show() {
     width=0
     [ ! -t 1 ] || { width=$(stty size <&3 | cut -d ' ' -f 2); } 3>&1
@@ -54,7 +58,7 @@ for folder in ${API_FUNCTIONS-}; do
 done
 unset IFS
 
-# the file's first line names its parameters in their order
+# the first line of the file names its parameters, in order
 parameters=$(sed -n '1s/.*(\(.*\)).*/\1/p' "$file" | tr -d ,)
 for name in $parameters; do
     eval "value=\${$name-}"
@@ -64,23 +68,23 @@ for name in $parameters; do
     esac
 done
 
-# all is well so far: now the database
+# COMMAND starts the database, so it runs after the checks above
 [ $# -eq 0 ] || exec "$@" sh "$0" "$tool"
 : "${DATABASE_URL:?must name the database}"
 
 case $tool in
     explain)
-        # a placeholder becomes $1, $2 ...; psql quotes the values
-        place=0
+        # psql replaces the placeholders by $1, $2 ... and quotes the values
+        number=0
         values=
-        told=
+        shown=
         for name in $parameters; do
-            place=$((place + 1))
+            number=$((number + 1))
             eval "value=\${$name-}"
-            set -- "$@" -v "$name=\$$place" -v "value_$place=$value"
-            values="$values${values:+, }${value:+:'value_$place'}"
+            set -- "$@" -v "$name=\$$number" -v "value_$number=$value"
+            values="$values${values:+, }${value:+:'value_$number'}"
             [ -n "$value" ] || values="${values}null"
-            told="$told $name=${value:-NULL},"
+            shown="$shown $name=${value:-NULL},"
         done
         mode=custom
         [ -z "${GENERIC-}" ] || mode=generic
@@ -92,11 +96,11 @@ case $tool in
             cat "$file"
             echo "explain (analyze, buffers, settings${json:+, format json}) execute function_file ($values);"
         } | psql "$DATABASE_URL" -X -q -A -t -v ON_ERROR_STOP=1 -v VERBOSITY=terse "$@")
-        # a node's line or its JSON names the table
+        # the tables that the plan reads, from its text or its JSON
         tables=$(printf '%s\n' "$plan" |
             sed -n 's/.* on \([^ ]*\) .*(cost=.*/\1/p; s/.*"Relation Name": "\(.*\)".*/\1/p')
         sizes=$(psql "$DATABASE_URL" -X -q -A -t -v ON_ERROR_STOP=1 -v tables="$tables" -f "$db/table_sizes.sql")
-        head="$file,$told $mode plan
+        head="$file,$shown $mode plan
 $sizes"
         if [ -z "$json" ]; then
             show "$head
@@ -109,20 +113,20 @@ $plan"
         fi
         ;;
     pgbench)
-        chances=
+        random_ids=
         for name in $parameters; do
             eval "value=\${$name-}"
             case $name=$value in
                 *_id=)
                     ids=$(psql "$DATABASE_URL" -X -At -F ', ' \
                         -c "select coalesce(min(id), 1), coalesce(max(id), 1) from ${name%_id}")
-                    chances="$chances\\set $name random($ids)
+                    random_ids="$random_ids\\set $name random($ids)
 "
                     ;;
                 *) set -- "$@" -D "$name=${value:-now}" ;;
             esac
         done
-        measured=$({ printf '%s' "$chances"; cat "$file"; } |
+        measured=$({ printf '%s' "$random_ids"; cat "$file"; } |
             pgbench -n -M prepared -T "${seconds:-5}" -c "${clients:-1}" -j "${clients:-1}" "$@" -f - "$DATABASE_URL")
         printf '%s\n' "$measured" | sed "s|^transaction type: -$|transaction type: $file|"
         ;;

@@ -12,7 +12,13 @@ from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
 # what is allowed where it is no range of numbers: in words for the message, and as a pattern
 SWITCH = Meta(description='true or false')
-URL = Meta(description='a libpq URL such as postgresql://user@host/name, or host=... dbname=...')
+URL = Meta(
+    # a raw / or @ in a password: libpq takes the rest for host, port or name, which messages show
+    pattern=r'\A(?!postgres(ql)?://[^/@]*[/@][^?]*@)[^\0]*\Z',
+    description='a libpq URL such as postgresql://user@host/name, or host=... dbname=... (without'
+    ' quotes, jdbc:, +driver or parameters that libpq lacks; in a password, %25 for %, %2F for /,'
+    ' %40 for @)',
+)
 HOST = Meta(pattern=r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z', description='a host or address')
 LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info, warning or error')
 FOLDER = Meta(pattern=r'\A[^,\0]+\Z')
@@ -79,7 +85,11 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: The file cannot be read, a setting is unknown, or a value is not allowed.
     """
-    ours = {n: v for n, v in environment.items() if n.startswith('API_') or n == 'DATABASE_URL'}
+    ours = {
+        name: value.strip()  # a secret's file often ends with a newline
+        for name, value in environment.items()
+        if name.startswith('API_') or name == 'DATABASE_URL'
+    }
     written = read_file(ours.pop('API_CONFIG', '')) | ours
     values = {}
     for name, type_ in get_type_hints(Settings, include_extras=True).items():
@@ -134,4 +144,4 @@ def parsed(text: str, kind: Any) -> Any:
     if get_origin(kind) is not tuple:
         [line] = text.split('\n')  # TOML would read a second line as another setting
         return tomllib.loads(f'value = {line}')['value']
-    return [item.strip() for item in text.split(',')] if text.strip() else []
+    return [item.strip() for item in text.split(',')] if text else []

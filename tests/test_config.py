@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 import pytest
 
+import api.config
 from api.config import ConfigError, Settings, load_settings, places
 from tests.support.commands import clean_environment
 from tests.support.project import ROOT
@@ -27,7 +28,7 @@ HASH = sha256(b'token').hexdigest()
 PORTS = 'a whole number from 0 to 65535'
 ORIGINS = 'a list of origins as browsers send them, such as https://example.com'
 HASHES = 'a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token'
-URL = 'a libpq URL such as postgresql://user@host/name, or host=... dbname=...'
+URL = api.config.URL.description
 
 
 def write(folder: Path, text: str) -> dict[str, str]:
@@ -174,7 +175,7 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     ('variable', 'allowed', 'values'),
     [
         ('API_PORT', PORTS, ['x', '1.0', '1e1', '"1"', '-1', '65536', 'true', '[1]', '9' * 5000]),
-        ('API_WORKERS', 'a whole number from 0 to 1000', ['2\n', '\n2', '2\nother = 3', '2\r\n']),
+        ('API_WORKERS', 'a whole number from 0 to 1000', ['2\n3', '2\nother = 3', '2\r3']),
         (
             'API_POOL_TIMEOUT_S',
             'a number from 0.1 to 3600',
@@ -187,6 +188,25 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 def test_wrong_variable_is_refused(variable: str, allowed: str, values: list[str]) -> None:
     for value in values:
         assert refusal({variable: value}) == f'{variable}: must be {allowed}'
+
+
+def test_white_space_around_a_variable_is_no_part_of_its_value(tmp_path: Path) -> None:
+    environment = {
+        **write(tmp_path, '[server]\nworkers = 2\n'),
+        'DATABASE_URL': ' postgresql://host/name',
+        'API_PORT': '\t8123\r',
+        'API_HOST': 'localhost',
+        'API_FUNCTIONS': '\na, b',
+        'API_PREPARE': 'false',
+    }
+    assert load_settings({name: f'{value}\n' for name, value in environment.items()}) == Settings(
+        database_url='postgresql://host/name',
+        port=8123,
+        workers=2,
+        host='localhost',
+        functions=('a', 'b'),
+        prepare=False,
+    )
 
 
 @pytest.mark.parametrize('variable', ['API_PROT', 'API_port', 'API_', 'API_DATABASE_URL'])
@@ -249,6 +269,21 @@ def test_wrong_hash_of_a_token_is_refused(value: str) -> None:
         'hunter2',
         'postgresql://me:hunter2@[',
         'password=hunter2 nonsense=1',
+        'postgresql://host/%ffhunter2',
+        # of other drivers
+        'postgresql+psycopg://me:hunter2@host/name',
+        'postgres+asyncpg://me:hunter2@host/name?ssl=require',
+        'jdbc:postgresql://host/name?user=me&password=hunter2',
+        'postgresql://me:hunter2@host/name?schema=public',
+        # as --env-file of Docker passes them
+        '"postgresql://me:hunter2@host/name"',
+        "'host=a password=hunter2'",
+        # libpq would take a part of the password for the host, the port or the database
+        'postgresql://me:hunter2/x@host/name',
+        'postgresql://me:7/hunter2@host/name',
+        'postgresql://me:x@hunter2@host/name',
+        'postgres://me@example.com:hunter2@host/name',
+        'postgresql://me:hunter2%x@host/name',
         'host=a connect_timeout=hunter2',
         'password=hunter2\udcff',
     ],
@@ -260,6 +295,22 @@ def test_url_that_libpq_cannot_read_is_refused(url: str) -> None:
 def test_host_can_be_a_name_or_an_address() -> None:
     for host in ('localhost', '0.0.0.0', '::', 'fe80::1%eth0', 'my_host.example.'):
         assert load_settings({'API_HOST': host}).host == host
+
+
+def test_message_about_the_url_says_what_to_take_away() -> None:
+    assert all(word in URL for word in ('quotes', 'jdbc:', '+driver', '%2F for /', '%40 for @'))
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'postgres://me:p%40ss%2Fword#?!@one:1,two:2/name?user=a@example.com',
+        'postgresql:///name?host=/run/postgresql',
+        'host=@abstract password=/@',
+    ],
+)
+def test_url_that_libpq_can_read_is_taken(url: str) -> None:
+    assert load_settings({'DATABASE_URL': url}).database_url == url
 
 
 @pytest.mark.parametrize(

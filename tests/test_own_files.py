@@ -101,7 +101,7 @@ def test_broken_file_ends_the_start_with_one_line(
 
 def test_folder_that_is_missing_is_refused(sample_url: str, tmp_path: Path) -> None:
     nowhere = tmp_path / 'nowhere'
-    assert reason(check(sample_url, nowhere)) == f'error: {nowhere}: there is no such folder'
+    assert reason(check(sample_url, nowhere)) == f'error: {nowhere}: No such file or directory'
     file = own(tmp_path / 'own') / 'top_benefits.sql'
     assert reason(check(sample_url, file)) == f'error: {file}: Not a directory'
 

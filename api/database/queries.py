@@ -65,9 +65,12 @@ def find_query(name: str, folders: Iterable[str]) -> Query:
     """
     original = load_query(FOLDER / f'{name}.sql')
     for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise QueryFileError(f'{folder}: there is no such folder')
-        if (path := folder / original.path.name).exists():
+        path = folder / original.path.name
+        try:  # a link that leads nowhere is in the list too, and load_query refuses it
+            is_here = path in folder.iterdir()
+        except OSError as ex:
+            raise QueryFileError(f'{folder}: {ex.strerror}') from ex
+        if is_here:
             query = load_query(path)
             if set(query.parameters) != set(original.parameters):
                 raise QueryFileError(f'{path}: must have the parameters of {original.path}')
@@ -83,8 +86,14 @@ def load_query(path: Path) -> Query:
     """
     try:
         text = path.read_text('utf-8-sig')
-    except (OSError, ValueError) as ex:
-        raise QueryFileError(f'{path}: {getattr(ex, "strerror", ex)}') from ex
+    except OSError as ex:
+        raise QueryFileError(f'{path}: {ex.strerror}') from ex
+    except UnicodeDecodeError as ex:
+        line = ex.object.count(b'\n', 0, ex.start) + 1
+        raise QueryFileError(f'{path} line {line}: must be UTF-8') from ex
+    if '\0' in text:  # libpq takes it for the end of the query
+        line = text.count('\n', 0, text.index('\0')) + 1
+        raise QueryFileError(f'{path} line {line}: must not have a NUL byte')
     header = HEADER.match(text)
     if not header or header[1] != path.stem:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -189,7 +190,8 @@ def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
         ('null::text', ':since::text', ' line 10: :since is not allowed here'),
         (':since::timestamptz', ':since', ' line 6: :since is not allowed here'),
         ('Days of', 'Days :of', ' line 2: :of is not allowed here'),
-        ('Days of', 'Tage f\udcfcr', ": 'utf-8' codec can't decode"),
+        ('Days of', 'Tage f\udcfcr', ' line 2: must be UTF-8'),
+        ('null::text', 'null\0::text', ' line 10: must not have a NUL byte'),
     ],
 )
 def test_file_that_breaks_the_rule_is_refused_with_its_line(
@@ -204,6 +206,23 @@ def test_file_that_breaks_the_rule_is_refused_with_its_line(
         load_query(path)
 
 
+@pytest.mark.parametrize(
+    ('make', 'reason'),
+    [
+        (Path.mkdir, 'Is a directory'),
+        (lambda path: path.symlink_to(path), 'Too many levels of symbolic links'),
+        (lambda path: path.symlink_to('nowhere'), 'No such file or directory'),
+    ],
+)
+def test_file_of_a_site_that_cannot_be_read_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    path = tmp_path / 'top_benefits.sql'
+    make(path)
+    with pytest.raises(QueryFileError, match=f'^{path}: {reason}$'):
+        find_query('top_benefits', [str(tmp_path)])
+
+
 def test_file_of_a_site_replaces_one_with_the_same_parameters(tmp_path: Path) -> None:
     name = 'inactivity_periods'
     path = tmp_path / f'{name}.sql'
@@ -213,7 +232,7 @@ def test_file_of_a_site_replaces_one_with_the_same_parameters(tmp_path: Path) ->
     edit(path, ':venue_id::bigint', ':venue_id::timestamptz')
     with pytest.raises(QueryFileError, match=f'{path}: must have the parameters of {FOLDER}'):
         find_query(name, [str(tmp_path)])
-    with pytest.raises(QueryFileError, match='nowhere: there is no such folder'):
+    with pytest.raises(QueryFileError, match='nowhere: No such file or directory'):
         find_query(name, [str(tmp_path / 'nowhere')])
 
 

@@ -139,13 +139,13 @@ def create_servers(
         cleanup_interval=min(client_timeout_s, 30),
         # answers stay in memory until clients read them: a temporary folder may be full
         outbuf_overflow=sys.maxsize,
-        socket_options=[
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000),
-        ],
     )
     servers = [watched for watched in threads.map.values() if isinstance(watched, BaseWSGIServer)]
     for server in servers:
+        server.adj.socket_options = [  # no argument of create_server
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000),
+        ]
         server.channel_class = Channel
         server.pull_trigger = threads.wake_loop
     return servers

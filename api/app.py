@@ -21,7 +21,7 @@ from api.database.slow import SlowQueries
 from api.http.auth import BearerTokens
 from api.http.cors import EXPOSED_HEADERS, ExactCors
 from api.http.delivery import Delivery
-from api.http.pages import Entrance, Page, SwaggerUi
+from api.http.pages import Page, Root, SwaggerUi
 from api.http.parameters import check_route
 from api.http.problems import add_error_handlers, meanings
 from api.http.readiness import Readiness
@@ -97,7 +97,7 @@ def create_app(
     app.add_route('/metrics', metrics)
     contract = OPENAPI.read_bytes()
     app.add_route('/openapi.json', Page(body=lambda: contract, cache_control='no-cache'))
-    app.add_route('/', Entrance([report.path for report in reports]))
+    app.add_route('/', Root([report.path for report in reports]))
     for path, meaning in meanings().items():
         app.add_route(path, Page(lambda body=meaning: body))
     page = DOCS.read_bytes()

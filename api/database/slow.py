@@ -6,6 +6,7 @@ So they leave the other connections to the others (a bulkhead, see M. Nygard, Re
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Semaphore
+from time import perf_counter
 
 import psycopg
 from psycopg_pool import TooManyRequests
@@ -57,13 +58,15 @@ class SlowQueries:
         metrics.shared.inc()
         if not self._may_wait.acquire(blocking=False):
             raise TooManyRequests('too many requests wait for an identical one')
+        started = perf_counter()
         try:
             self._before_waiting()
-            with metrics.waiting.track_inprogress(), timings.waiting():
+            with metrics.waiting.track_inprogress():
                 return first.result(self._timeout_s)
         except TimeoutError as ex:
             raise TooManyRequests('the identical request takes too long') from ex
         except psycopg.Error as ex:
             raise type(ex)(*ex.args) from ex
         finally:
+            timings.pool_s += perf_counter() - started
             self._may_wait.release()

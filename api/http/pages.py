@@ -1,4 +1,4 @@
-"""What does not come from a SQL file: the way in, and pages that are the same for everybody."""
+"""What does not come from a SQL file: the root, and pages that are the same for everybody."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,16 @@ from falcon.routing import StaticRoute
 
 
 class ReadOnly:
-    """What can be read and nothing else: HEAD and OPTIONS follow from the GET of a subclass."""
+    """A resource that answers HEAD as it answers GET; falcon answers OPTIONS."""
 
     def on_head(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
-        """Answer as GET does, of which only the head is sent."""
+        """Answer as GET does; the server leaves out the body."""
         self.on_get(req, resp, **path)
-
-    def on_options(self, _req: falcon.Request, resp: falcon.Response, **_path: str) -> None:
-        """Tell the methods, as a 405 does."""
-        resp.set_header('Allow', 'GET, HEAD, OPTIONS')
 
 
 @dataclass(frozen=True)
 class Page(ReadOnly):
-    """What does not depend on the request: its body is called for each, and may raise."""
+    """A page that does not depend on the request; `body` is called for each."""
 
     body: Callable[[], bytes]
     cache_control: str = 'no-store'
@@ -31,7 +27,7 @@ class Page(ReadOnly):
     is_public: bool = True
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with it."""
+        """Answer with the page."""
         resp.data = self.body()
         resp.cache_control = [self.cache_control]
         resp.content_type = self.content_type
@@ -48,8 +44,8 @@ class SwaggerUi(ReadOnly):
         self.files(req, resp)
 
 
-class Entrance(ReadOnly):
-    """The root: sends a browser to the documentation, and tells a program where things are."""
+class Root(ReadOnly):
+    """Sends a browser to the documentation, and gives a program the paths of the reports."""
 
     is_public = True
 

@@ -21,38 +21,37 @@ CHALLENGE = (('WWW-Authenticate', 'Bearer realm="membership-benefits"'),)
 
 
 class Kind(NamedTuple):
-    """A kind of problem; by_status are those of errors that have nothing but a status."""
+    """A kind of problem: its status, what a client is told, and headers of the answer."""
 
     status: int
     title: str
     meaning: str
     headers: tuple[tuple[str, str], ...] = ()
-    by_status: bool = False
 
 
 # fmt: off
 PROBLEMS = {
-    'invalid-request': Kind(400, 'Invalid request', by_status=True, meaning=
+    'invalid-request': Kind(400, 'Invalid request', meaning=
         'The request is not valid HTTP.'),
     'invalid-parameter': Kind(400, 'Invalid parameter', meaning=
         'A parameter is missing, repeated, unknown or malformed; the detail says what is allowed.'),
     'unauthorized': Kind(401, 'Unauthorized', headers=CHALLENGE, meaning=
         'The header Authorization must hold Bearer and a token that is valid here.'),
+    'path-not-found': Kind(404, 'No such path', meaning=
+        'There is nothing here; /docs shows the paths.'),
     'entity-not-found': Kind(404, 'No such venue or person', meaning=
         'The venue or person that the parameter names does not exist.'),
-    'path-not-found': Kind(404, 'No such path', by_status=True, meaning=
-        'There is nothing here; /docs shows the paths.'),
-    'method-not-allowed': Kind(405, 'Method not allowed', by_status=True, meaning=
+    'method-not-allowed': Kind(405, 'Method not allowed', meaning=
         'The path does not take this method; the header Allow lists those it takes.'),
-    'body-too-large': Kind(413, 'Body too large', by_status=True, meaning=
+    'body-too-large': Kind(413, 'Body too large', meaning=
         'No request here needs a body.'),
-    'range-not-satisfiable': Kind(416, 'Range not satisfiable', by_status=True, meaning=
+    'range-not-satisfiable': Kind(416, 'Range not satisfiable', meaning=
         'The file has no such bytes; the header Content-Range tells how many it has.'),
-    'headers-too-large': Kind(431, 'Headers too large', by_status=True, meaning=
+    'headers-too-large': Kind(431, 'Headers too large', meaning=
         'The request line and the headers together are too long.'),
-    'internal-error': Kind(500, 'Internal error', by_status=True, meaning=
+    'internal-error': Kind(500, 'Internal error', meaning=
         'The service failed; its log says why, under the requestId.'),
-    'not-implemented': Kind(501, 'Not implemented', by_status=True, meaning=
+    'not-implemented': Kind(501, 'Not implemented', meaning=
         'The transfer coding is not supported.'),
     'database-unavailable': Kind(503, 'Database unavailable', headers=RETRY, meaning=
         'The database cannot be reached now; try again after the seconds in Retry-After.'),
@@ -62,7 +61,8 @@ PROBLEMS = {
         'The report took longer than the statement timeout; try again later.'),
 }
 # fmt: on
-KINDS_BY_STATUS = {PROBLEMS[kind].status: kind for kind in PROBLEMS if PROBLEMS[kind].by_status}
+# the kind of an error that has only a status: the first one in the table
+KINDS_BY_STATUS = {kind.status: name for name, kind in reversed(PROBLEMS.items())}
 
 # the kinds of the database's failures; of two classes that fit an exception, the narrower counts
 FAILURES = {
@@ -134,7 +134,7 @@ def add_error_handlers(app: falcon.App) -> None:
 def serialize(req: TracedRequest, resp: falcon.Response, error: falcon.HTTPError) -> None:
     """Write a problem, or an error of falcon's own as one."""
     problem = error if isinstance(error, Problem) else problem_of_status(error.status_code)
-    req.problem = problem.kind
+    req.failure = {'problem': problem.kind} | req.failure
     resp.status = problem.status
     resp.set_headers(problem.headers)
     resp.data = problem.body(req.id)
@@ -144,7 +144,7 @@ def fail(req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dic
     """Turn an exception into a problem; its cause goes to the log only."""
     if isinstance(ex, psycopg.Error):
         [first_line, *_] = str(ex).splitlines() or ['']  # the others may quote the statement
-        req.cause = f'{type(ex).__name__}: {first_line}'
+        req.failure = {'cause': f'{type(ex).__name__}: {first_line}'}
     else:
         log.error('unexpected failure', exc_info=ex)
     kinds = [FAILURES[class_] for class_ in type(ex).__mro__ if class_ in FAILURES]

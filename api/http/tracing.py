@@ -28,8 +28,7 @@ class TracedRequest(falcon.Request):
         id: The client's X-Request-ID if it is valid, else a new one.
         started: When the request began, by time.perf_counter().
         timings: Where its time went so far.
-        problem: The kind of problem of an error answer.
-        cause: Why there is no answer, for the log.
+        failure: For the log: the kind of problem of an error answer, and why there is no answer.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -38,8 +37,7 @@ class TracedRequest(falcon.Request):
         sent = self.get_header('X-Request-ID', default='')
         self.id = sent if SANE_ID.fullmatch(sent) else new_request_id()
         self.timings = Timings()
-        self.problem: str | None = None
-        self.cause: str | None = None
+        self.failure: dict[str, str] = {}
 
 
 class Tracing:
@@ -60,8 +58,8 @@ class Tracing:
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000
         route = req.uri_template or '-'
         metrics.requests.labels(route, resp.status_code).observe(total_s)
-        if req.problem:
-            metrics.problems.labels(req.problem).inc()
+        if req.failure:
+            metrics.problems.labels(req.failure['problem']).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
         length = resp.content_length or len(resp.render_body() or b'')
@@ -73,11 +71,8 @@ class Tracing:
             'total_ms': round(total_s * 1000, 3),
             'pool_ms': round(pool_ms, 3),
             'database_ms': round(database_ms, 3),
+            **req.failure,
         }
-        if req.problem:
-            fields['problem'] = req.problem
-        if req.cause:
-            fields['cause'] = req.cause
         log.log(logging.WARNING if resp.status_code >= 500 else logging.INFO, 'request', fields)
         # what this thread does next is not for this request
         request_id.set(None)

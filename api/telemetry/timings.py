@@ -1,9 +1,6 @@
-"""Where a request's time went; only ever added to and told, never asked what to do next."""
+"""Where a request's time went."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 
 
 @dataclass
@@ -17,12 +14,3 @@ class Timings:
 
     pool_s: float = 0.0
     database_s: float = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Add the time of the with statement's block to pool_s."""
-        begun = perf_counter()
-        try:
-            yield
-        finally:
-            self.pool_s += perf_counter() - begun

@@ -5,12 +5,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from types import FrameType
 
 # where the workers' metrics are added up; prometheus_client looks for it when it is imported
-FOLDER = '/dev/shm'  # noqa: S108 - mkdtemp makes a folder of our own in it
-SHARED_MEMORY = FOLDER if os.access(FOLDER, os.W_OK) else None
-METRICS = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=SHARED_MEMORY)
+SHARED_MEMORY = '/dev/shm'  # noqa: S108 - mkdtemp makes a folder of our own in it
+PARENT = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+METRICS = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=PARENT)
 os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', METRICS)
 MAIN_PID = os.getpid()
 
@@ -21,7 +20,7 @@ def clean_up() -> None:
         shutil.rmtree(METRICS, ignore_errors=True)
 
 
-def end_early(_number: int, _frame: FrameType | None) -> None:
+def end_early(*_: object) -> None:
     """End the process at a signal that comes before gunicorn handles signals."""
     clean_up()
     os._exit(0)

@@ -14,7 +14,6 @@ from psycopg.types.json import set_json_loads
 
 from api.config import ConfigError, Settings
 
-APPLICATION_NAME = 'membership-benefits-api'
 CONNECT_TIMEOUT_S = 2
 # seconds beyond the statement timeout after which a server that does not answer is given up
 GRACE_S = 1.0
@@ -35,8 +34,6 @@ class Connection(psycopg.Connection):
         patience_s: Seconds after which a server that does not answer is given up.
     """
 
-    before_waiting: Callable[[], None]
-    patience_s: float
     _late_answers = 0
 
     @classmethod
@@ -92,7 +89,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
     if not settings.database_url:
         raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
     return {
-        'fallback_application_name': f'{APPLICATION_NAME}/{os.getpid()}',
+        'fallback_application_name': f'membership-benefits-api/{os.getpid()}',
         **({} if 'PGCONNECT_TIMEOUT' in os.environ else {'connect_timeout': CONNECT_TIMEOUT_S}),
         **conninfo_to_dict(LIVENESS),
         **conninfo_to_dict(settings.database_url),

@@ -38,8 +38,9 @@ def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
         place = describe(connection.info.get_parameters())
         if connection.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
             raise QueryFileError(f'JSON needs an encoding other than SQL_ASCII ({place})')
+        limit_s = settings.statement_timeout_s
         warnings = [
-            f'{query.path} takes longer than statement_timeout_s, or waits for a lock ({place})'
+            f'{query.path} takes longer than {limit_s:g} s, or waits for a lock ({place})'
             for query in queries
             if not run(connection, query, place)
         ]

@@ -27,4 +27,4 @@ try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
     os.execv(command[0], command)  # noqa: S606 - the caller chooses the command
 except (KeyError, OSError) as ex:
-    sys.exit(f'cannot run {command[0]} as {"nobody" if os.getuid() == 0 else os.getuid()}: {ex}')
+    sys.exit(f'cannot run {command[0]}: {ex}')

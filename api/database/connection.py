@@ -1,6 +1,7 @@
 """A connection: its parameters, what it is set to, and how long it waits."""
 
 import os
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
@@ -42,6 +43,8 @@ class Connection(psycopg.Connection):
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
+            # its frames keep the socket of an attempt that timed out until they are collected
+            traceback.clear_frames(ex.__traceback__)
             raise psycopg.OperationalError(f'{in_one_line(ex)} ({describe(parameters)})') from None
 
     def set_up(self, settings: Settings, before_waiting: Callable[[], None] = lambda: None) -> None:

@@ -1,5 +1,7 @@
 """Connections: how they are set up, how long they wait, and that a broken one costs no request."""
 
+import gc
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +49,22 @@ def test_connection_is_set_up_as_configured(database_url: str) -> None:
     with connected(url, statement_timeout_s=7) as opened:
         found = [opened.execute(f'show {name}').fetchone()[0] for name in names]
     assert found == ['7s', 'UTC', 'on', 'UTF8']
+
+
+def test_attempt_that_times_out_leaves_no_connection() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        silent.settimeout(DEADLINE_S)
+        address = {'host': '127.0.0.1', 'port': silent.getsockname()[1]}
+        gc.disable()  # it would close the connection, sooner or later
+        try:
+            with pytest.raises(psycopg.OperationalError, match='timeout expired'):
+                Connection.connect(**address, connect_timeout=2)
+            with silent.accept()[0] as accepted:
+                accepted.settimeout(DEADLINE_S)
+                while accepted.recv(1024):
+                    pass
+        finally:
+            gc.enable()
 
 
 def test_server_cancels_in_time_and_the_connection_stays(database_url: str) -> None:

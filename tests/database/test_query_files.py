@@ -2,19 +2,16 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlencode
 
+import httpx
 import psycopg
 import pytest
 
 from api.app import REPORTS
 from api.database.queries import FOLDER, Parameter, QueryFileError, find_query, load_query
-from api.http.parameters import http_name
-from tests.support.commands import clean_environment, run
+from tests.support.commands import run
 from tests.support.postgres import program
 from tests.support.project import ROOT, copy_project, edit
 from tests.support.rows import ORACLES, PLAIN
@@ -26,21 +23,12 @@ FILES = sorted(FOLDER.glob('*.sql'))
 ALL_FILES = FILES + sorted(PLAIN.glob('*.sql'))
 MOMENT = '2024-07-01T12:00:00+00:00'
 every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
-# what a report is asked with where it asks for it
-VALUES = {'venue_id': '1', 'person_id': '1', 'timestamp': MOMENT}
 TESTS = ROOT / 'tests' / 'functions'
-
-
-def url(path: Path, timestamp: str) -> str:
-    """Return the URL of a file's report, as of a moment."""
-    [report] = [report for report in REPORTS if report.query == path.stem]
-    values = {
-        http_name(each.name): (VALUES | {'timestamp': timestamp})[each.name]
-        for each in load_query(path).parameters
-    }
-    # what the path does not name goes to the query string
-    query = {name: values[name] for name in values if f'{{{name}}}' not in report.path}
-    return f'{report.path.format(**values)}?{urlencode(query)}'
+PATHS = {
+    'top_benefits': '/venues/top-benefits',
+    'available_benefits': '/venues/1/available-benefits?personId=1',
+    'inactivity_periods': '/venues/1/inactivity-periods',
+}
 
 
 def test_every_file_has_a_route_and_every_route_a_file() -> None:
@@ -73,12 +61,13 @@ def test_file_in_psql_gives_the_bytes_of_the_http_body(
     psql = [program(server, 'psql'), sample_url, '-X', '-At', '-v', 'ON_ERROR_STOP=1']
     psql += ['-v', 'venue_id=1', '-v', 'person_id=1', '-f', str(path)]
     printed = run(*psql, '-v', f"timestamp='{MOMENT}'")
-    assert printed.removesuffix('|\n').encode() == api.get(url(path, MOMENT)).content
+    url = httpx.URL(PATHS[path.stem]).copy_add_param('timestamp', MOMENT)
+    assert printed.removesuffix('|\n').encode() == api.get(url).content
     # and NULL is now
     assert run(*psql, '-v', 'timestamp=NULL').startswith('[{')
 
 
-@pytest.mark.parametrize('mode', ['simple', 'extended', 'prepared'])
+@pytest.mark.parametrize('mode', ['simple', 'prepared'])
 @every_file
 def test_file_is_a_pgbench_script(
     server: EmbeddedServer, sample_url: str, path: Path, mode: str
@@ -124,45 +113,6 @@ def test_fourth_report_is_one_file_and_one_line(sample_url: str, tmp_path: Path)
         assert api.get('/venues/x/busiest-days').status_code == 400
     finally:
         api.stop()
-
-
-@pytest.mark.slow
-def test_tests_tell_what_a_fourth_report_lacks(tmp_path: Path) -> None:
-    project = tmp_path / 'project'
-    ignore = shutil.ignore_patterns('.*', '__pycache__', 'node_modules')
-    shutil.copytree(ROOT, project, ignore=ignore)
-    (project / 'db' / 'functions' / 'busiest_days.sql').write_text(FOURTH)
-
-    def told() -> str:
-        """Run the tests that need no database; returns what they print."""
-        words = ['tests/database/test_query_files.py', 'tests/test_readme.py']
-        words += [
-            'tests/http/test_openapi.py',
-            '-k',
-            'its_route or has_a_route or another_form or agree or reports',
-        ]
-        finished = subprocess.run(
-            [sys.executable, '-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', *words],
-            cwd=project,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert finished.returncode == 1, finished.stdout + finished.stderr
-        return finished.stdout
-
-    assert "REPORTS in api/app.py has no line for {'busiest_days'}" in told()
-    add_route(project)
-    output = told()
-    for lacking in (
-        'busiest_days.sql lacks: Serves GET /venues/{venueId}/busiest-days',
-        'busiest_days.sql lacks tests/functions/test_busiest_days.py',
-        "api/openapi.json lacks {'/venues/{venueId}/busiest-days'}",
-        "the table of reports in README.md lacks {'/venues/{venueId}/busiest-days'}",
-        'README.md shows no request and answer for some of',
-    ):
-        assert lacking in output, output
 
 
 def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:

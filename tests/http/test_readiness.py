@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from time import monotonic
 
-import psutil
 import psycopg
 import pytest
 
 from api.database.pool import Pool
 from api.http.readiness import Readiness
 from tests.database.pools import open_pool, patient
-from tests.support.postgres import suspend_server
+from tests.support.postgres import silenced
 from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer
 
@@ -20,9 +18,9 @@ from tools.embedded import EmbeddedServer
 SILENT_S = 3.0
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def own_server() -> Iterator[EmbeddedServer]:
-    """Return a server of the test's own, which it may suspend."""
+    """Return a server that a test may suspend."""
     with EmbeddedServer() as server:
         yield server
 
@@ -32,27 +30,6 @@ def pool(own_server: EmbeddedServer) -> Iterator[Pool]:
     """Return a pool that waits long for connections."""
     with open_pool(patient(own_server.url(), pool_timeout_s=10)) as opened:
         yield opened
-
-
-def is_running(process: psutil.Process) -> bool:
-    """Tell whether a process is neither stopped nor gone."""
-    with suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_STOPPED
-    return False
-
-
-@contextmanager
-def silenced(server: EmbeddedServer) -> Iterator[None]:
-    """Suspend a server for the block."""
-    processes = suspend_server(server)
-    try:
-        for process in processes:
-            wait_for(lambda each=process: not is_running(each))
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
 
 
 class Counted:

@@ -1,13 +1,15 @@
 """What clients may keep: connections, time, memory; and never files."""
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from api.server.http_server import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read
-from tests.support.machine import fill, small_file_system
 from tests.support.rows import Rows
 from tests.support.service import ApiProcess, connection_counts
 from tests.support.waiting import wait_for
@@ -45,6 +47,25 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
         ask(reading_nothing, TOP)
         assert idle.recv(1) == b''
         wait_for(lambda: sum(connection_counts(api)) == 0)
+
+
+@contextmanager
+def small_file_system(folder: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB over an empty folder; yields that."""
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip('no right to mount a file system on this machine')
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free on the file system of a folder."""
+    with (folder / 'filling').open('wb', buffering=0) as file:
+        while os.statvfs(folder).f_bfree:
+            file.write(bytes(4096))
 
 
 def test_full_temporary_folder_costs_nothing(

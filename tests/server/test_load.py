@@ -3,14 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import httpx
-import psutil
 import pytest
 
 from tests.server.crowd import Crowd, ask, read
-from tests.support.postgres import suspend_server
+from tests.support.postgres import silenced
 from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.service import ApiProcess, connection_counts
 from tests.support.waiting import DEADLINE_S, until, wait_for
@@ -76,17 +74,11 @@ def test_live_answers_beside_many_clients_at_ready_while_the_database_is_silent(
         load(own.url(), 'schema.sql')
         api = start_api(DATABASE_URL=own.url(), API_WORKERS='1', API_STATEMENT_TIMEOUT_S='5')
         wait_for(lambda: api.get('/ready').status_code == 200)
-        silent = suspend_server(own)
-        try:
-            with Crowd(api.port) as crowd:
-                for client in crowd.connect(400):
-                    ask(client, '/ready')
-                assert_live_answers_within_a_second(api)
-                wait_for(lambda: api.get('/ready').status_code == 503)
-        finally:
-            for process in silent:
-                with suppress(psutil.NoSuchProcess):
-                    process.resume()
+        with silenced(own), Crowd(api.port) as crowd:
+            for client in crowd.connect(400):
+                ask(client, '/ready')
+            assert_live_answers_within_a_second(api)
+            wait_for(lambda: api.get('/ready').status_code == 503)
         wait_for(lambda: api.get('/ready').status_code == 200)
 
 

@@ -3,21 +3,16 @@
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from tests.support.commands import patient_environment
 from tests.support.machine import free_port, is_listening
-from tests.support.project import ROOT
 from tests.support.rows import Rows, locked_uses, wait_until_busy
-from tests.support.service import BRIEF, ApiProcess, workers
+from tests.support.service import BRIEF, ApiProcess, start_service, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer, load
 
@@ -25,30 +20,27 @@ TOP = '/venues/top-benefits'
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 
 
-def failed_start(**environment: str) -> subprocess.CompletedProcess:
-    """Start the service, which fails."""
-    finished = subprocess.run(
-        [sys.executable, '-m', 'api'],
-        cwd=ROOT,
-        env=patient_environment() | environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert finished.returncode == 1
-    return finished
+@contextmanager
+def starting(url: str, log: int | None = None, **environment: str) -> Iterator[subprocess.Popen]:
+    """Start the service, and do not wait until it serves."""
+    with start_service({'DATABASE_URL': url} | environment, stderr=log) as service:
+        try:
+            yield service
+        finally:
+            service.kill()
 
 
-def only_line(finished: subprocess.CompletedProcess) -> str:
-    """Return the only line that was printed and is not the log's."""
-    printed = (finished.stdout + finished.stderr).splitlines()
-    [line] = [line for line in printed if not line.startswith('timestamp=')]
+def failed_start(url: str, **environment: str) -> str:
+    """Start the service, which fails; returns the only line that is not of the log's form."""
+    with starting(url, subprocess.PIPE, **environment) as service:
+        printed = service.communicate(timeout=DEADLINE_S)[1].decode()
+    assert service.returncode == 1
+    [line] = [line for line in printed.splitlines() if not line.startswith('timestamp=')]
     return line
 
 
 def test_wrong_setting_ends_the_start_with_one_line(sample_url: str) -> None:
-    line = only_line(failed_start(DATABASE_URL=sample_url, API_PORT='x'))
+    line = failed_start(sample_url, API_PORT='x')
     assert line == 'error: API_PORT: must be a whole number from 0 to 65535'
 
 
@@ -56,7 +48,7 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
     rows: Rows, database_url: str
 ) -> None:
     rows.connection.execute('alter table benefit drop column title')
-    line = only_line(failed_start(DATABASE_URL=f'{database_url}&password=hunter2'))
+    line = failed_start(f'{database_url}&password=hunter2')
     found = re.fullmatch(
         r'error: (/.*/available_benefits\.sql) line (\d+): column benefit\.title does not exist'
         r' \(host=.* dbname=clone_\d+ user=postgres\)',
@@ -67,8 +59,10 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
 
 
 def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
-    finished = failed_start(DATABASE_URL=sample_url, API_PORT=str(api.port))
-    assert f"Connection in use: ('127.0.0.1', {api.port})" in finished.stderr
+    with starting(sample_url, subprocess.PIPE, API_PORT=str(api.port)) as service:
+        printed = service.communicate(timeout=DEADLINE_S)[1].decode()
+    assert service.returncode == 1
+    assert f"Connection in use: ('127.0.0.1', {api.port})" in printed
 
 
 def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:
@@ -111,16 +105,6 @@ def test_signal_ends_a_start_that_waits_for_a_lock(
 
 
 @pytest.mark.parametrize('number', SIGNALS)
-def test_signal_ends_a_start_that_waits_for_a_silent_server(number: signal.Signals) -> None:
-    with socket.create_server(('127.0.0.1', 0)) as silent:
-        silent.settimeout(DEADLINE_S)
-        url = f'host=127.0.0.1 port={silent.getsockname()[1]}'
-        with starting(url) as service, silent.accept()[0]:
-            service.send_signal(number)
-            assert service.wait(DEADLINE_S) == 0
-
-
-@pytest.mark.parametrize('number', SIGNALS)
 def test_signal_ends_a_service_whose_log_nobody_reads(
     sample_url: str, number: signal.Signals
 ) -> None:
@@ -130,22 +114,6 @@ def test_signal_ends_a_service_whose_log_nobody_reads(
         service.send_signal(number)
         assert service.wait(DEADLINE_S) == 0
         wait_for(lambda: not is_listening(port))
-
-
-@contextmanager
-def starting(url: str, log: int | None = None, **environment: str) -> Iterator[subprocess.Popen]:
-    """Start the service, and do not wait until it serves."""
-    settings = {'DATABASE_URL': url, 'API_PORT': '0', 'PGCONNECT_TIMEOUT': '3600'}
-    with subprocess.Popen(
-        [sys.executable, '-m', 'api'],
-        cwd=ROOT,
-        env=patient_environment() | settings | environment,
-        stderr=log,
-    ) as service:
-        try:
-            yield service
-        finally:
-            service.kill()
 
 
 @contextmanager
@@ -160,22 +128,3 @@ def full_pipe() -> Iterator[int]:
     yield writing
     os.close(unread)
     os.close(writing)
-
-
-@pytest.mark.slow
-def test_role_that_is_made_later_is_let_in(
-    server: EmbeddedServer, database_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    api = start_api(DATABASE_URL=database_url.replace('postgres@', 'late@'), **BRIEF)
-    assert api.get('/ready').status_code == 503
-    with psycopg.connect(database_url) as admin:
-        admin.execute('create role late login')
-        admin.execute('grant select on all tables in schema public to late')
-    try:
-        wait_for(lambda: api.get('/ready').status_code == 200)
-        assert api.get(TOP).status_code == 200
-    finally:
-        api.stop()
-        with psycopg.connect(database_url) as admin:
-            admin.execute('drop owned by late')
-            admin.execute('drop role late')

@@ -51,7 +51,7 @@ def test_sigterm_waits_for_all_answers_in_progress(
     ('number', 'timeout_s'),
     [(signal.SIGTERM, '1'), (signal.SIGINT, '3600'), (signal.SIGQUIT, '3600')],
 )
-def test_end_waits_no_longer_than_it_should(
+def test_end_waits_no_longer_than_it_should_and_leaves_nothing_behind(
     rows: Rows,
     database_url: str,
     start_api: Callable[..., ApiProcess],
@@ -67,10 +67,15 @@ def test_end_waits_no_longer_than_it_should(
         client.sendall(f'GET {AVAILABLE} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
         wait_until_busy(rows)
         left = workers(api)
+        # the folder of the metrics
+        maps = [mapped.path for worker in left for mapped in worker.memory_maps()]
+        [folder] = {Path(path).parent for path in maps if path.endswith('.db')}
+        assert folder.exists()
         api.process.send_signal(number)
         assert api.process.wait(DEADLINE_S) == 0
         assert psutil.wait_procs(left, timeout=DEADLINE_S)[1] == []
         assert client.recv(1000) == b''
+        assert not folder.exists()
 
 
 def test_killed_parent_leaves_no_worker(
@@ -81,19 +86,3 @@ def test_killed_parent_leaves_no_worker(
     orphans = workers(api)
     api.process.kill()
     assert psutil.wait_procs(orphans, timeout=DEADLINE_S)[1] == []
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_end_leaves_no_files(
-    sample_url: str, start_api: Callable[..., ApiProcess], number: signal.Signals
-) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
-    assert api.get('/live').status_code == 200
-    [worker] = workers(api)
-    [folder] = {
-        Path(mapped.path).parent for mapped in worker.memory_maps() if mapped.path.endswith('.db')
-    }
-    assert folder.exists()
-    api.process.send_signal(number)
-    assert api.process.wait(DEADLINE_S) == 0
-    assert not folder.exists()

@@ -9,7 +9,6 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.postgres import suspend
 from tests.support.service import ApiProcess, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -26,21 +25,6 @@ def test_dead_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiPr
     wait_for(lambda: [worker for worker in workers(api) if worker != dead])
     assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
     wait_for(lambda: f'Worker (pid:{dead.pid}) was sent SIGKILL' in api.output())
-
-
-@pytest.mark.slow
-def test_stuck_worker_is_replaced_and_the_other_one_serves_meanwhile(
-    sample_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2', API_WORKER_TIMEOUT_S='5')
-    wait_for(lambda: len(workers(api)) == 2)
-    stuck, other = workers(api)
-    suspend(stuck)
-    while workers(api) == [stuck, other]:
-        assert httpx.get(f'{api.url}/live', timeout=DEADLINE_S).status_code == 200
-    wait_for(lambda: len(workers(api)) == 2 and stuck not in workers(api))
-    assert other in workers(api)
-    assert f'WORKER TIMEOUT (pid:{stuck.pid})' in api.output()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Servers of the system, such as nginx and PgBouncer."""
 
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -48,15 +47,15 @@ class Daemon:
         """Return what it has printed so far."""
         return (self.folder / 'log').read_text()
 
-    def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it with a signal."""
+    def stop(self) -> None:
+        """End it."""
         if self.process:
-            self.process.send_signal(number)
+            self.process.terminate()
             self.process.wait(DEADLINE_S)
 
     def __enter__(self) -> 'Daemon':
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        self.stop()
         self._folder.cleanup()

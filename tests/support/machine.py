@@ -3,10 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -39,22 +35,3 @@ def is_listening(port: int) -> bool:
     """Tell whether somebody listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(('127.0.0.1', port)) == 0
-
-
-@contextmanager
-def small_file_system(folder: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB over an empty folder; yields that."""
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m,mode=1777', 'tmpfs', str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip('no right to mount a file system on this machine')
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', '--lazy', str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    """Leave no byte free on the file system of a folder."""
-    with (folder / 'filling').open('wb', buffering=0) as file:
-        while os.statvfs(folder).f_bfree:
-            file.write(bytes(4096))

@@ -65,21 +65,30 @@ class GuardedServer(EmbeddedServer):
         )
 
 
-def suspend(process: psutil.Process) -> None:
-    """Suspend a process, and wait until it is: its first thread has to run to take the signal.
-
-    Once that one has stopped none of the others runs on: it has told them.
-    """
-    process.suspend()
-    wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
-
-
 def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:
-    """Suspend a server with all its processes; returns them."""
+    """Suspend a server with all its processes, and wait until they are; returns them."""
     postmaster = psutil.Process(server.server_pid)
-    suspend(postmaster)  # so that it starts no more of them
+    _suspend(postmaster)  # so that it starts no more of them
     processes = postmaster.children()
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
+        _suspend(process)
     return [*processes, postmaster]
+
+
+def _suspend(process: psutil.Process) -> None:
+    still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    with suppress(psutil.NoSuchProcess):
+        process.suspend()
+        wait_for(lambda: process.status() in still)
+
+
+@contextmanager
+def silenced(server: EmbeddedServer) -> Iterator[None]:
+    """Suspend a server in the block of a with statement."""
+    processes = suspend_server(server)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()

@@ -23,6 +23,25 @@ BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
 numbers = itertools.count(1)
 
 
+def start_service(
+    environment: dict[str, str], *, launch: Sequence[str] = (), cwd: Path = ROOT, **options: Any
+) -> subprocess.Popen:
+    """Start `python -m api`, and do not wait until it serves.
+
+    Args:
+        environment: Environment variables; by default, the service chooses a port.
+        launch: What to put before the command.
+        cwd: The project's folder.
+        options: Those of subprocess.Popen.
+    """
+    return subprocess.Popen(
+        [*launch, sys.executable, '-m', 'api'],
+        cwd=cwd,
+        env=patient_environment() | {'API_PORT': '0'} | environment,
+        **options,
+    )
+
+
 class ApiProcess:
     """A real `python -m api`, reached over HTTP on a port that it chose itself.
 
@@ -38,7 +57,6 @@ class ApiProcess:
         environment: dict[str, str],
         *,
         folder_of_project: Path = ROOT,
-        launch: Sequence[str] = (),
         is_piped: bool = False,
     ) -> None:
         self.log = folder / f'api-{next(numbers)}.log'
@@ -48,17 +66,14 @@ class ApiProcess:
             if is_piped:
                 self.collector = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=output)
                 output = stack.enter_context(self.collector.stdin)
-            self.process = subprocess.Popen(
-                [*launch, sys.executable, '-m', 'api'],
+            self.process = start_service(
+                environment,
                 cwd=folder_of_project,
-                env=patient_environment() | {'API_PORT': '0'} | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        # a quiet log does not tell the port: such a test chooses it
-        is_quiet = 'API_LOG_LEVEL' in environment
         try:
-            self.port = self._wait_for_port(environment['API_PORT'] if is_quiet else '0')
+            self.port = self._wait_for_port(int(environment.get('API_PORT', 0)))
         except AssertionError:
             self.process.kill()
             self.process.wait()
@@ -66,13 +81,13 @@ class ApiProcess:
         self.url = f'http://127.0.0.1:{self.port}'
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 
-    def _wait_for_port(self, chosen: str) -> int:
+    def _wait_for_port(self, chosen: int) -> int:
         listening = r'Listening at: http://127\.0\.0\.1:(\d+)'
         for _ in until():
             if found := re.search(listening, self.output()):
                 return int(found[1])
-            if chosen != '0' and is_listening(int(chosen)):
-                return int(chosen)
+            if chosen and is_listening(chosen):  # a quiet log does not tell the port
+                return chosen
             if self.process.poll() is not None:
                 break
         raise AssertionError(f'the API does not listen:\n{self.output()}')
@@ -96,17 +111,14 @@ class ApiProcess:
         return status
 
 
-def metric(api: ApiProcess | httpx.Client, name: str) -> float:
+def metric(api: ApiProcess, name: str) -> float:
     """Return one of the API's metrics; 0 for one that is not there.
 
     Args:
-        api: The API, of which any worker answers, or a connection to one worker.
+        api: The API.
         name: Name and labels, with the common prefix or without.
     """
-    if isinstance(api, httpx.Client):
-        answer = api.get('/metrics')
-    else:  # any worker's
-        answer = httpx.get(f'{api.url}/metrics', timeout=DEADLINE_S)
+    answer = httpx.get(f'{api.url}/metrics', timeout=DEADLINE_S)
     for line in answer.text.splitlines():
         if line.removeprefix('benefits_api_').startswith(f'{name} '):
             return float(line.rsplit(' ', 1)[1])
@@ -119,15 +131,8 @@ def workers(api: ApiProcess) -> list[psutil.Process]:
 
 
 @contextmanager
-def client_of_each_worker(
-    api: ApiProcess, count: int | None = None
-) -> Iterator[dict[int, httpx.Client]]:
-    """Connect until every worker has a client; yields the clients by their worker's pid.
-
-    Args:
-        api: The API.
-        count: How many workers it has; by default, as many as run now.
-    """
+def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
+    """Connect until every worker has a client; yields the clients by their worker's pid."""
     clients: dict[int, httpx.Client] = {}
     with ExitStack() as stack:
         for _ in until():
@@ -135,9 +140,13 @@ def client_of_each_worker(
             stream = client.get('/live').extensions['network_stream']
             port = stream.get_extra_info('client_addr')[1]
             running = workers(api)
-            [pid] = [worker.pid for worker in running if port in ports(worker)]
+            [pid] = [
+                worker.pid
+                for worker in running
+                if port in {connection.raddr.port for connection in connections(worker)}
+            ]
             clients.setdefault(pid, client)
-            if len(clients) == (count or len(running)):
+            if len(clients) == len(running):
                 break
         else:
             raise AssertionError(f'{len(clients)} workers take connections')
@@ -164,14 +173,9 @@ def connections(process: psutil.Process) -> list[Any]:
     return []
 
 
-def connection_counts(api: 'ApiProcess') -> list[int]:
+def connection_counts(api: ApiProcess) -> list[int]:
     """Return how many clients each worker has."""
     return [
         sum(connection.laddr.port == api.port for connection in connections(worker))
         for worker in workers(api)
     ]
-
-
-def ports(worker: psutil.Process) -> set[int]:
-    """Return the ports of a worker's peers: its clients and the database."""
-    return {connection.raddr.port for connection in connections(worker)}

@@ -1,133 +1,39 @@
 """The log: whole lines in two formats, and a reader that does not read holds up no request."""
 
-import fcntl
 import json
 import logging
-import os
 import re
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
-from api.telemetry.log import MAX_LINES, RENDERERS, LineFormatter
+from api.telemetry.log import RENDERERS, LineFormatter
 from tests.faults.load import Load
-from tests.support.commands import patient_environment
-from tests.support.machine import is_listening
-from tests.support.project import ROOT
-from tests.support.service import ApiProcess, client_of_each_worker, metric
-from tests.support.waiting import DEADLINE_S, wait_for
+from tests.support.service import ApiProcess, metric, settled_output
+from tests.support.waiting import wait_for
 
-PIPE_BYTES = 4096
-WHOLE_LINE = re.compile(rb'timestamp=\S+Z level=\w+ event=((?!timestamp=).)*')
+WHOLE_LINE = re.compile(r'timestamp=\S+Z level=\w+ event=((?!timestamp=).)*')
 
 
-class PipedApi:
-    """An API process whose log goes to a small pipe.
-
-    Attributes:
-        process: The process.
-        url: Where it answers.
-        lines: What was read of the pipe.
-    """
-
-    def __init__(self, database_url: str, port: int, workers: str) -> None:
-        self._reading, writing = os.pipe()
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        settings = {'DATABASE_URL': database_url, 'API_PORT': str(port), 'API_WORKERS': workers}
-        self.process = subprocess.Popen(
-            [sys.executable, '-m', 'api'],
-            cwd=ROOT,
-            env=patient_environment() | settings,
-            stderr=writing,
-        )
-        os.close(writing)
-        self.url = f'http://127.0.0.1:{port}'
-        self.port = port
-        self.lines: list[bytes] = []
-        wait_for(lambda: is_listening(port))
-
-    def read(self) -> threading.Thread:
-        """Begin to read the pipe to its end."""
-        thread = threading.Thread(target=self._read)
-        thread.start()
-        return thread
-
-    def _read(self) -> None:
-        with os.fdopen(self._reading, 'rb') as pipe:
-            for line in pipe:
-                self.lines.append(line.removesuffix(b'\n'))
-
-    def stop(self) -> None:
-        """End it, and what it has started."""
-        if self.process.poll() is None:
-            for worker in psutil.Process(self.process.pid).children():
-                worker.kill()
-        self.process.kill()
-        self.process.wait(DEADLINE_S)
-
-
-@pytest.fixture
-def start_piped(sample_url: str, unused_port: int) -> Iterator[Callable[[str], PipedApi]]:
-    """Return a function that starts an API process with a number of workers."""
-    started: list[PipedApi] = []
-
-    def start(workers: str) -> PipedApi:
-        started.append(PipedApi(sample_url, unused_port, workers))
-        return started[-1]
-
-    yield start
-    for api in started:
-        api.stop()
-
-
-def requests(lines: list[bytes]) -> list[bytes]:
-    """Return the lines of requests."""
-    return [line for line in lines if b' event=request ' in line]
-
-
-def test_log_that_nobody_reads_is_dropped_and_counted(start_piped: Callable) -> None:
-    api = start_piped('1')
+@pytest.mark.slow
+def test_log_that_nobody_reads_is_dropped_and_counted(sample_url: str, tmp_path: Path) -> None:
+    api = ApiProcess(tmp_path, {'DATABASE_URL': sample_url, 'API_WORKERS': '2'}, is_piped=True)
+    reader = psutil.Process(api.collector.pid)
+    reader.suspend()
     with Load(api.url, lambda _: '/live', clients=8) as clients:
         wait_for(lambda: clients.wait_for(500) or metric(api, 'log_lines_dropped_total') > 100)
-    assert len(clients.asked) > MAX_LINES
     assert {asked.status for asked in clients.asked} == {200}
-    reader = api.read()
-    wait_for(lambda: len(requests(api.lines)) > MAX_LINES)
+    reader.resume()
+    settled_output(api)
     dropped = metric(api, 'log_lines_dropped_total')
-    api.process.send_signal(signal.SIGTERM)
-    assert api.process.wait(DEADLINE_S) == 0
-    reader.join(DEADLINE_S)
-    # what was not dropped is there, in whole lines, and so are a worker's last lines
-    assert len(requests(api.lines)) + dropped > len(clients.asked)
-    assert [line for line in api.lines if not WHOLE_LINE.fullmatch(line)] == []
-
-
-def test_log_that_nobody_reads_keeps_no_process_alive(start_piped: Callable) -> None:
-    api = start_piped('1')
-    with Load(api.url, lambda _: '/live', clients=8) as clients:
-        clients.wait_for(1000)
-    api.process.send_signal(signal.SIGTERM)
-    assert api.process.wait(DEADLINE_S) == 0
-
-
-def test_lines_of_two_workers_are_not_mixed(start_piped: Callable) -> None:
-    api = start_piped('2')
-    # nobody reads yet, so both workers wait in the midst of what they write
-    with client_of_each_worker(api, 2) as clients:
-        for number in range(800):
-            client = clients[list(clients)[number % 2]]
-            assert client.get('/live').status_code == 200
-    reader = api.read()
-    wait_for(lambda: len(requests(api.lines)) >= 800)
-    api.process.send_signal(signal.SIGTERM)
-    assert api.process.wait(DEADLINE_S) == 0
-    reader.join(DEADLINE_S)
-    assert [line for line in api.lines if not WHOLE_LINE.fullmatch(line)] == []
+    assert api.stop() == 0
+    # what was not dropped is there, and the lines of two workers are not mixed
+    lines = api.output().splitlines()
+    assert len([line for line in lines if ' event=request ' in line]) + dropped > len(clients.asked)
+    assert [line for line in lines if not WHOLE_LINE.fullmatch(line)] == []
 
 
 def test_last_lines_of_a_worker_are_written(

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -30,55 +31,55 @@ SERVERS: dict[str, Callable[[int], list[str]]] = {
 }
 
 
+@contextmanager
+def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
+    """Run a server, whose log goes to a file, as long as the block of a with statement."""
+    program = str(Path(sys.executable).with_name(command[0]))
+    with log.open('wb') as output:
+        server = subprocess.Popen(
+            [program, *command[1:]],
+            cwd=ROOT,
+            env=patient_environment() | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
 @pytest.mark.parametrize('name', SERVERS)
 def test_log_and_metrics_are_those_of_the_service(
     sample_url: str, tmp_path: Path, name: str
 ) -> None:
     port = free_port()
-    words = SERVERS[name](port)
-    words[0] = str(Path(sys.executable).with_name(words[0]))
-    folder = tmp_path / 'metrics'
+    url = f'http://127.0.0.1:{port}'
+    folder, log = tmp_path / 'metrics', tmp_path / 'log'
     folder.mkdir()
     settings = {'DATABASE_URL': sample_url, 'PROMETHEUS_MULTIPROC_DIR': str(folder)}
-    log = tmp_path / 'log'
-    with log.open('wb') as output:
-        server = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=patient_environment() | settings,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f'http://127.0.0.1:{port}'
-    try:
+    asked = 0
+
+    def ask(number: int) -> int:
+        headers = {'X-Request-ID': f'other-{number}'}
+        return httpx.get(url + PATHS[number % 3], headers=headers, timeout=DEADLINE_S).status_code
+
+    def both_workers_have_answered() -> bool:
+        nonlocal asked
+        with ThreadPoolExecutor(8) as clients:
+            assert set(clients.map(ask, range(asked, asked + 30))) == {200}
+        asked += 30
+        return len(list(folder.glob('histogram_*.db'))) == 2
+
+    with running(SERVERS[name](port), log, **settings):
         wait_for(lambda: is_listening(port))
-
-        def ask(number: int) -> httpx.Response:
-            headers = {'X-Request-ID': f'other-{number}'}
-            return httpx.get(url + PATHS[number % 3], headers=headers, timeout=DEADLINE_S)
-
-        asked = 0
-
-        def both_have_answered() -> bool:
-            nonlocal asked
-            with ThreadPoolExecutor(8) as clients:
-                answers = list(clients.map(ask, range(asked, asked + 30)))
-            asked += 30
-            assert {answer.status_code for answer in answers} == {200}
-            return len(list(folder.glob('histogram_*.db'))) == 2
-
-        wait_for(both_have_answered)
+        wait_for(both_workers_have_answered)
         found = samples(url)
         assert sum(found[requests(route, 200)] for route in ROUTES.values()) == asked
-        # another server may end its workers before their last lines are written
         wait_for(lambda: log.read_text().count(' request_id=other-') == asked)
-        server.send_signal(signal.SIGTERM)
-        server.wait(DEADLINE_S)
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
     lines = [line for line in log.read_text().splitlines() if ' event=request ' in line]
     for number in range(asked):
         [line] = [line for line in lines if f' request_id=other-{number} ' in line]

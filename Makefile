@@ -94,8 +94,8 @@ mutants: .venv/installed .venv-mutants/installed ## Make small mistakes and tell
 	@$(INSTALL) -r requirements/mutants.txt
 	@mv $(@D)/unfinished $@
 
-check: lint ## All that CI checks: style, and every test but the soak
-	@$(PYTEST) --ignore tests/faults/test_soak.py
+check: lint ## All that CI checks: style, and every test
+	@$(PYTEST)
 
 psql: .venv/installed ## Open psql with the reports' parameters set (no database configured: on a throwaway one)
 	@$(RUN) sh -c 'exec psql "$$DATABASE_URL" \

@@ -103,7 +103,11 @@ def create_app(
     page = DOCS.read_bytes()
     if not settings.token_sha256:
         page = page.replace(b'<body>', b'<body class="no-tokens">')
-    for path in ('/docs', '/docs/'):
-        app.add_route(path, Page(lambda: page, 'no-cache', falcon.MEDIA_HTML))
+    app.add_route('/docs', Page(lambda: page, 'no-cache', falcon.MEDIA_HTML))
+
+    def to_docs() -> bytes:
+        raise falcon.HTTPFound('../docs')
+
+    app.add_route('/docs/', Page(to_docs))  # the relative links of the page are for /docs
     app.add_route('/docs/static/{name}', SwaggerUi())
     return app

@@ -45,16 +45,20 @@ class SwaggerUi(ReadOnly):
 
 
 class Root(ReadOnly):
-    """Sends a browser to the documentation, and gives a program the paths of the reports."""
+    """Sends a browser to the documentation, and gives a program the paths of the reports.
+
+    The links are relative: a proxy may serve the service below a path prefix.
+    """
 
     is_public = True
 
     def __init__(self, paths: list[str]) -> None:
-        self._links = {'documentation': '/docs', 'openapi': '/openapi.json', 'reports': paths}
+        reports = [path.removeprefix('/') for path in paths]
+        self._links = {'documentation': 'docs', 'openapi': 'openapi.json', 'reports': reports}
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer by what the client prefers."""
         resp.vary = ['Accept']
         if req.client_prefers([falcon.MEDIA_JSON, falcon.MEDIA_HTML]) == falcon.MEDIA_HTML:
-            raise falcon.HTTPFound('/docs')
+            raise falcon.HTTPFound('docs')
         resp.media = self._links

@@ -38,7 +38,7 @@ PROBLEMS = {
     'unauthorized': Kind(401, 'Unauthorized', headers=CHALLENGE, meaning=
         'The header Authorization must hold Bearer and a token that is valid here.'),
     'path-not-found': Kind(404, 'No such path', meaning=
-        'There is nothing here; /docs shows the paths.'),
+        'There is nothing here; the documentation shows the paths.'),
     'entity-not-found': Kind(404, 'No such venue or person', meaning=
         'The venue or person that the parameter names does not exist.'),
     'method-not-allowed': Kind(405, 'Method not allowed', meaning=

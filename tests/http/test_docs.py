@@ -4,7 +4,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from urllib.parse import urljoin
 
+import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -13,6 +15,8 @@ from selenium.webdriver.support.expected_conditions import presence_of_element_l
 from selenium.webdriver.support.wait import WebDriverWait
 
 from api.app import REPORTS
+from tests.faults.test_nginx import AROUND
+from tests.support.daemon import Daemon
 from tests.support.machine import missing
 from tests.support.service import ApiProcess
 
@@ -60,13 +64,38 @@ def failed_requests(browser: webdriver.Chrome, origin: str) -> list[str]:
     return [u for i, u in urls.items() if i in failed or not u.startswith((origin, 'data:'))]
 
 
+@pytest.fixture(scope='module')
+def prefixed(api: ApiProcess) -> Iterator[str]:
+    """Return the URL of a path prefix, below which nginx serves the API."""
+    with Daemon('nginx', 'nginx-light') as nginx:
+        block = f'server {{ listen 127.0.0.1:{nginx.port};'
+        block += f' location /benefits/ {{ proxy_pass {api.url}/; }} }}'
+        (nginx.folder / 'conf').write_text(AROUND.format(folder=nginx.folder, block=block))
+        nginx.start('-c', str(nginx.folder / 'conf'), '-e', 'stderr')
+        yield f'http://127.0.0.1:{nginx.port}/benefits'
+
+
+def test_links_work_below_a_path_prefix(prefixed: str) -> None:
+    for entrance in ('', '/', '/docs/'):
+        page = httpx.get(
+            prefixed + entrance, headers={'Accept': 'text/html'}, follow_redirects=True
+        )
+        assert (page.status_code, str(page.url)) == (200, f'{prefixed}/docs')
+    links = httpx.get(f'{prefixed}/').json()
+    report = links['reports'][1].format(venueId=1) + '?personId=1'
+    for link in (links['documentation'], links['openapi'], report):
+        assert httpx.get(urljoin(f'{prefixed}/', link)).status_code == 200, link
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('is_prefixed', [False, True])
 def test_page_shows_the_reports_and_tries_them_out(
-    browser: webdriver.Chrome, api: ApiProcess
+    browser: webdriver.Chrome, api: ApiProcess, prefixed: str, is_prefixed: bool
 ) -> None:
+    base = prefixed if is_prefixed else api.url
     wait = WebDriverWait(browser, 30)
-    browser.get(f'{api.url}/')
-    assert browser.current_url == f'{api.url}/docs'
+    browser.get(f'{base}/')
+    assert browser.current_url == f'{base}/docs'
     for path in [report.path for report in REPORTS]:
         place = f'//div[contains(@class, "opblock-get") and .//*[@data-path="{path}"]]'
         block = wait.until(presence_of_element_located((By.XPATH, place)))
@@ -81,10 +110,10 @@ def test_page_shows_the_reports_and_tries_them_out(
         assert shown('.live-responses-table tbody .response-col_status').text.startswith('200')
         # what nobody typed is not sent
         sent = shown('.request-url .microlight').text
-        assert sent == api.url + path.format(venueId=1) + '?personId=1' * ('available' in path)
+        assert sent == base + path.format(venueId=1) + '?personId=1' * ('available' in path)
     severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
     assert severe == []
-    assert failed_requests(browser, api.url) == []
+    assert failed_requests(browser, base) == []
 
 
 @pytest.mark.slow

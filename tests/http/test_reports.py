@@ -119,7 +119,7 @@ def test_unknown_path_is_a_404_that_points_on(api: ApiProcess, path: str) -> Non
     answer = api.get(path)
     assert answer.status_code == 404
     assert answer.headers['content-type'] == 'application/problem+json'
-    assert '/docs' in answer.json()['detail']
+    assert 'documentation' in answer.json()['detail']
 
 
 def test_request_is_one_round_trip_of_one_statement_prepared_once(

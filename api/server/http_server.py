@@ -69,7 +69,8 @@ class ProblemTask(ErrorTask):
         self.response_headers.extend(headers.items())
         self.request.headers['CONNECTION'] = 'close'
         self.content_length = len(body)
-        self.write(body)
+        begin = self.request.header_plus.lstrip() or getattr(self.request, 'first_line', b'')
+        self.write(b'' if begin.startswith(b'HEAD ') else body)
 
 
 class Channel(HTTPChannel):

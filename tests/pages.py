@@ -1,4 +1,4 @@
-"""The pages that people read: README, docs/ and db/README.md, with what tests look for in them."""
+"""The pages that people read: README, SECURITY, docs/ and db/, with what tests look for in them."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.support.project import ROOT
 
 OF_CITUS = ROOT / 'db' / 'citus' / 'README.md'
-OF_DBAS = [ROOT / 'db' / 'README.md', OF_CITUS]
-PATHS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *OF_DBAS]
+SCALING = ROOT / 'db' / 'scaling.md'
+OF_DBAS = [ROOT / 'db' / 'README.md', SCALING, OF_CITUS]
+PATHS = [ROOT / 'README.md', ROOT / 'SECURITY.md', *sorted((ROOT / 'docs').glob('*.md')), *OF_DBAS]
 PAGES = {path: path.read_text() for path in PATHS}
 BASE = 'http://127.0.0.1:8000'
 

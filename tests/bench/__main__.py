@@ -82,10 +82,10 @@ def main() -> int:
         sys.exit(f'error: {ex}')
     made = tables(results)
     print(*map(markdown, made), sep='\n')
-    # the page of docs/speed is docs/speed.md
-    page = arguments.out.with_suffix('.md')
-    if page.exists():
-        page.write_text(filled(page.read_text(), made))
+    # for docs/speed, these are docs/speed.md and docs/operating.md
+    for page in (arguments.out.with_suffix('.md'), arguments.out.with_name('operating.md')):
+        if page.exists():
+            page.write_text(filled(page.read_text(), made))
     if 'draw' in arguments.parts:
         draw = [str(BENCH_PYTHON), '-m', 'tests.bench.pictures', str(arguments.out.resolve())]
         subprocess.run(draw, cwd=ROOT, check=True)

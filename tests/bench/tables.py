@@ -1,4 +1,4 @@
-"""The tables of the figures, in Markdown, for the terminal and for docs/speed.md."""
+"""The tables of the figures, in Markdown, for the terminal and for pages in docs/."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from statistics import median
 from tests.bench.results import (
     FASTAPI,
     FASTAPI_ALONE,
+    GRANIAN,
+    GTHREAD,
     OURS,
     OURS_ALONE,
     REPORTS,
@@ -67,6 +69,22 @@ def http(results: Results) -> Iterator[Table]:
     yield [['ours divided by', *columns], *rows]
 
 
+def servers(results: Results) -> Table:
+    """Return a table of the servers that can run the application, on the most connections."""
+    found = results.records('http')
+    found = [r for r in found if r['connections'] == found[-1]['connections']]
+    rows = [
+        [
+            server,
+            *(number(median(figures(record, server, 'per_s'))) for record in found),
+            *(number(median(figures(record, server, 'cpu_us'))) for record in found[:1]),
+        ]
+        for server in (OURS, GRANIAN, GTHREAD)
+    ]
+    columns = [f'{record["distance_ms"]} ms' for record in found]
+    return [['server, by distance', *columns, 'CPU time in µs'], *rows]
+
+
 def sql(results: Results, part: str, title: str) -> Table:
     """Return the time of every form of every report in a part, by the number of uses."""
     rows = []
@@ -112,6 +130,8 @@ def failures(results: Results) -> int:
 def tables(results: Results) -> list[Table]:
     """Return the tables of everything that was measured."""
     found = [runs(results), *http(results), memory(results)]
+    if results.records('http'):
+        found.append(servers(results))
     if parts := results.sql_parts():
         found += [
             sql(results, parts[-1], 'ms in SQL, by uses'),
@@ -123,18 +143,19 @@ def tables(results: Results) -> list[Table]:
 
 def markdown(table: Table) -> str:
     """Return a table as it stands in a page, with numbers aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
+    widths = [first, *(width + 1 for width in others)]
     head, *rows = (
         [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table
     )
     dashes = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
-    return ''.join(f'| {" | ".join(line)} |\n' for line in (head, dashes, *rows))
+    return ''.join(f'|{"|".join(line)}|\n' for line in (head, dashes, *rows))
 
 
 def filled(page: str, made: list[Table]) -> str:
     """Return a page with every table replaced by the given one of the same name."""
     for table in made:
         name = re.escape(table[0][0].partition(',')[0])
-        pattern = rf'^\| {name}(?:,[^|\n]*)? *\|.*\n\| -.*\n(?:\|.*\n)*'
+        pattern = rf'^\| ?{name}(?:,[^|\n]*)? *\|.*\n\| ?-.*\n(?:\|.*\n)*'
         page = re.sub(pattern, markdown(table), page, flags=re.MULTILINE)
     return page

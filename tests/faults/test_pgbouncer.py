@@ -24,7 +24,7 @@ PATHS = [
     '/venues/1/available-benefits?personId=1',
     '/venues/1/inactivity-periods',
 ]
-# what docs/configuration.md tells for a pooler in transaction mode
+# what db/scaling.md says for a pooler in transaction mode
 TRANSACTION_MODE = {'API_SESSION_SETTINGS': 'false', 'API_PREPARE': 'false'}
 # what PgBouncer itself sets on a session for the client that it lends it to
 OF_PGBOUNCER = {

@@ -1,4 +1,4 @@
-"""Uses on several servers: spread by Citus, and by postgres_fdw as docs/scaling.md has it."""
+"""Uses on several servers: spread by Citus, and by postgres_fdw as db/scaling.md has it."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.pages import OF_CITUS, blocks, commands
+from tests.pages import OF_CITUS, SCALING, blocks, commands
 from tests.support.commands import clean_environment, run
 from tests.support.machine import free_port
 from tests.support.postgres import program
@@ -19,8 +19,7 @@ from tests.support.project import ROOT
 from tools.embedded import EmbeddedServer, load
 
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
-SCALING = ROOT / 'docs' / 'scaling.md'
-# the role that docs/scaling.md supposes
+# the role that db/scaling.md supposes
 USES = 'create role uses login; grant select, insert, delete on benefit_usage to uses;'
 
 
@@ -82,7 +81,7 @@ def citus_cluster(folder: Path) -> Iterator[Shards]:
 
 @contextmanager
 def foreign_servers(folder: Path) -> Iterator[Shards]:
-    """Run a server with the uses on two others, as docs/scaling.md tells."""
+    """Run a server with the uses on two others, as db/scaling.md tells."""
     of_others, of_first = [
         block for block in blocks('sql', SCALING) if 'partition by range' not in block
     ]
@@ -90,7 +89,7 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
         first, *others = [stack.enter_context(EmbeddedServer()) for _ in range(3)]
         with psycopg.connect(first.url()) as connection:
             if connection.info.server_version < 140000:
-                pytest.skip('docs/scaling.md describes postgres_fdw from PostgreSQL 14 on')
+                pytest.skip('db/scaling.md describes postgres_fdw from PostgreSQL 14 on')
         for number, other in enumerate(others):
             load_text(other, folder / 'others.sql', of_others + USES)
             place = f"host 'uses-{number}.example.com', dbname 'name'"

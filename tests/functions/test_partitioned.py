@@ -9,10 +9,9 @@ import pytest
 
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import LOOKUPS, Plan, Plans
-from tests.pages import blocks
+from tests.pages import SCALING, blocks
 from tests.support.commands import run, run_check
 from tests.support.postgres import cloned, program
-from tests.support.project import ROOT
 from tests.support.rows import run_function
 from tools.embedded import EmbeddedServer
 
@@ -101,8 +100,8 @@ def answers(connection: psycopg.Connection) -> list[str]:
 def database(
     server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    """Return a database that the statements of docs/scaling.md have partitioned."""
-    statements, *_ = blocks('sql', ROOT / 'docs' / 'scaling.md')
+    """Return a database that the statements of db/scaling.md have partitioned."""
+    statements, *_ = blocks('sql', SCALING)
     script = tmp_path_factory.mktemp('partitioned') / 'script.sql'
     script.write_text(statements)
     with cloned(server) as url, psycopg.connect(url, autocommit=True) as connection:

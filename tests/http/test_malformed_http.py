@@ -67,7 +67,7 @@ def head_and_body(answer: bytes) -> tuple[int, dict[str, str], bytes]:
         (b'GET /docs/static/../../app.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /live HTTP/1.1\r\n\r\n', 400),
-        # what waitress decides, as docs/security.md says
+        # what waitress decides, as SECURITY.md says
         (LIVE + b'X_Request-ID: a\r\n\r\n', 200),
         (b'GET /live HTTP/7.0\r\n\r\n', 200),
         (b'GET %2Flive HTTP/1.1\r\nHost: a\r\n\r\n', 200),

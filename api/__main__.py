@@ -10,7 +10,7 @@ import tempfile
 SHARED_MEMORY = '/dev/shm'  # noqa: S108 - mkdtemp makes a folder of our own in it
 PARENT = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
 METRICS = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=PARENT)
-os.environ.setdefault('PROMETHEUS_MULTIPROC_DIR', METRICS)
+os.environ['PROMETHEUS_MULTIPROC_DIR'] = METRICS
 MAIN_PID = os.getpid()
 
 
@@ -69,7 +69,7 @@ def main() -> int:
         else:
             Service().run()
     except (ConfigError, QueryFileError) as ex:
-        print(f'error: {ex}', file=sys.stderr)
+        print(f'error: {in_one_line(ex)}', file=sys.stderr)
         return 1
     except psycopg.Error as ex:
         print(f'error: the database cannot be checked: {in_one_line(ex)}', file=sys.stderr)

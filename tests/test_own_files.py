@@ -71,6 +71,8 @@ def test_check_tells_the_first_folder_that_has_the_file(sample_url: str, tmp_pat
     ('text', 'message'),
     [
         (OWN.replace('null::text', 'nothing'), 'line 2: column "nothing" does not exist'),
+        (OWN.replace('null::text', '"a\nb"'), 'line 2: column "a b" does not exist'),
+        (OWN.replace('null', '(1' + '+1' * 20_000 + ')'), 'stack depth limit exceeded'),
         (OWN.replace('as body', 'as boddy'), 'must return one row, body json and missing text'),
         (OWN.replace('::json', '::jsonb'), 'must return one row, body json and missing text'),
         (OWN.replace(BIND, f'{BIND}, generate_series(1, 2)'), 'must return one row, body json'),

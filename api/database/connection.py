@@ -104,7 +104,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
-def in_one_line(ex: psycopg.Error) -> str:
+def in_one_line(ex: Exception) -> str:
     """Return the message of an exception."""
     return ' '.join(str(ex).split())
 

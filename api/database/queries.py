@@ -15,6 +15,9 @@ FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 # the statement is the same whatever the values
 Values = dict[str, str | None]
 
+# a report has 4,000; psycopg sends so many at once
+MAX_CHARACTERS = 50_000
+
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 # also in comments and literals, as psql and pgbench have it
 PARAMETER = re.compile(r'(?P<optional>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
@@ -91,6 +94,8 @@ def load_query(path: Path) -> Query:
     except UnicodeDecodeError as ex:
         line = ex.object.count(b'\n', 0, ex.start) + 1
         raise QueryFileError(f'{path} line {line}: must be UTF-8') from ex
+    if len(text) > MAX_CHARACTERS:
+        raise QueryFileError(f'{path}: must have {MAX_CHARACTERS} characters at most')
     if '\0' in text:  # libpq takes it for the end of the query
         line = text.count('\n', 0, text.index('\0')) + 1
         raise QueryFileError(f'{path} line {line}: must not have a NUL byte')

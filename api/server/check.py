@@ -17,6 +17,7 @@ LASTING = (
     psycopg.DataError,
     psycopg.NotSupportedError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.StatementTooComplex,
 )
 COLUMNS = [('body', 'json'), ('missing', 'text')]
 

@@ -141,6 +141,7 @@ def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
         (':since::timestamptz', ':since', ' line 6: :since is not allowed here'),
         ('Days of', 'Days :of', ' line 2: :of is not allowed here'),
         ('Days of', 'Tage f\udcfcr', ' line 2: must be UTF-8'),
+        ('Days of', 'Days' * 20_000, ': must have 50000 characters at most'),
         ('null::text', 'null\0::text', ' line 10: must not have a NUL byte'),
     ],
 )

@@ -112,7 +112,7 @@ def read_file(named: str) -> dict[str, Any]:
     """Return the values of a settings file by section and key; none if there is no file."""
     path = Path(named or 'config.toml')
     try:
-        file = tomllib.loads(path.read_text('utf-8')) if named or path.exists() else {}
+        file = tomllib.loads(path.read_text('utf-8-sig')) if named or path.exists() else {}
     except (OSError, ValueError) as ex:  # neither quotes a value
         raise ConfigError(f'{path}: {getattr(ex, "strerror", ex)}') from ex
     values = {}

@@ -164,6 +164,10 @@ def test_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert refusal(write(tmp_path, text)) == message
 
 
+def test_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, '\ufeff[server]\nport = 8123\n')).port == 8123
+
+
 def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     environment = write(tmp_path, '[server\nport = "hunter2"')
     assert refusal(environment).startswith(f'{environment["API_CONFIG"]}: ')
@@ -319,6 +323,11 @@ def test_url_that_libpq_can_read_is_taken(url: str) -> None:
         ([], {}, 'no database: set DATABASE_URL, or url in [database] of config.toml'),
         (['--check'], {'API_PORT': 'hunter2'}, f'API_PORT: must be {PORTS}'),
         ([], {'API_PROT': 'hunter2'}, 'API_PROT: there is no such setting'),
+        (
+            [],
+            {'PROMETHEUS_MULTIPROC_DIR': '/nowhere', 'API_PORT': ''},
+            f'API_PORT: must be {PORTS}',
+        ),
         ([], {'API_CONFIG': '/nowhere/a.toml'}, '/nowhere/a.toml: No such file or directory'),
         (['--check'], {'DATABASE_URL': 'user=me hunter2'}, f'DATABASE_URL: must be {URL}'),
     ],

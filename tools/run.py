@@ -76,7 +76,8 @@ def main() -> int:
     parser.add_argument(
         'command',
         nargs=argparse.REMAINDER,
-        help='its environment has DATABASE_URL, PGPASSWORD and API_FUNCTIONS',
+        help='its environment has DATABASE_URL, PGPASSWORD and API_FUNCTIONS, and'
+        ' DATABASE_IS_THROWAWAY for a throwaway one',
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -91,12 +92,13 @@ def main() -> int:
             with suppress(EmbeddedServerError):  # psql and pgbench, if the system has none
                 environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
             os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
-        print('Starting a throwaway PostgreSQL with sample data ...', flush=True)
+        print('Starting a throwaway PostgreSQL with sample data ...', file=sys.stderr)
         with EmbeddedServer() as server:
             environment['DATABASE_URL'] = server.url()
+            environment['DATABASE_IS_THROWAWAY'] = '1'
             environment['PATH'] = f'{server.binaries}:{os.environ["PATH"]}'
             load(server.url(), 'schema.sql', 'sample_data.sql', 'indexes.sql')
-            print(server.url(), flush=True)
+            print(server.url(), file=sys.stderr)
             if arguments.requests:
                 show_requests(settings.host, port)
             return run(arguments.command, environment)

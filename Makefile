@@ -4,6 +4,8 @@
 #   FUNCTION=available_benefits venue_id=1 person_id=1 timestamp=2026-10-01T12:00:00Z   the file, its parameters
 #   GENERIC=1   show the generic plan        OUT=plan.json PICTURE=plan.html   write the plan to a file
 #   SECONDS=3 CLIENTS=1   duration and clients of pgbench
+# compare: WITH=HEAD~1 or WITH=mine.sql   the other version: a git revision, or a file
+#   COUNT=200 SEED=1 FORMAT=markdown TIMEOUT=5   parameter sets, random seed, output, seconds per statement
 # soak: MINUTES=1 SOAK_SEED=7   duration, and the run to repeat
 # mutants: COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   changes per folder, random seed, folders
 # bench: the uses to load, seconds per HTTP measurement, rounds, what to measure, other PostgreSQL versions, output
@@ -70,12 +72,12 @@ lint: .venv/installed ## Check style and imports with ruff, import-linter and sq
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/sqlfluff lint --disable-progress-bar db
+	@$(BIN)/sqlfluff lint --disable-progress-bar db tools
 
 format: .venv/installed ## Fix what ruff and sqlfluff can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@$(BIN)/sqlfluff fix --disable-progress-bar db
+	@$(BIN)/sqlfluff fix --disable-progress-bar db tools
 
 bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw charts (USAGES=20000000)
 	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) --rounds $(ROUNDS) --out $(OUT) \
@@ -107,6 +109,10 @@ explain: .venv/installed ## Show the plan of a report (FUNCTION=inactivity_perio
 pgbench: .venv/installed ## Measure a report with random ids (FUNCTION=available_benefits SECONDS=3 CLIENTS=1)
 	@seconds='$(SECONDS)' clients='$(CLIENTS)' sh tools/measure.sh pgbench $(RUN)
 
+compare: .venv/installed ## Compare a report's answers and cost with another version (FUNCTION=top_benefits WITH=HEAD~1)
+	@$(if $(TIMEOUT),API_STATEMENT_TIMEOUT_S='$(TIMEOUT)') $(RUN) $(BIN)/python -m tools.compare '$(FUNCTION)' '$(WITH)' \
+	    --seed $(SEED) $(if $(filter-out file,$(origin COUNT)),--count $(COUNT)) $(if $(FORMAT),--format $(FORMAT))
+
 lock: ## Update the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group postgres -c requirements/dev.txt -o requirements/postgres.txt
@@ -123,4 +129,4 @@ clean: ## Remove installed packages and caches
 	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules
 	find api tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run dev test test-faults soak lint format check mutants psql explain pgbench bench lock token clean
+.PHONY: help install run dev test test-faults soak lint format check mutants psql explain pgbench compare bench lock token clean

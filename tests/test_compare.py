@@ -1,0 +1,264 @@
+"""`make compare` finds small mistakes in a function file, and takes an equal file for equal."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.faults.replication import Standby
+from tests.support.commands import clean_environment
+from tests.support.machine import system_program
+from tests.support.postgres import cloned, program
+from tests.support.project import ROOT, copy_project, edit
+from tests.support.rows import Rows
+from tests.support.waiting import wait_for
+from tools.embedded import EmbeddedServer, load
+
+AVAILABLE, INACTIVITY, TOP = 'available_benefits', 'inactivity_periods', 'top_benefits'
+GAP = 'significant_gaps'
+AN_ELEMENT = r'\[\d+\]\S* old: {"\w+": .* new: absent'
+USED, COUNTED = "'benefitId', ranked.benefit_id", "'usageCount', ranked.usage_count"
+
+
+class Compare:
+    """Runs the tool on a database, in a copy of the project; `mine` is a file to compare with."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.project = copy_project(folder)
+        self.mine = folder / 'mine.sql'
+
+    def file(self, name: str) -> Path:
+        """Return a function file."""
+        return self.project / 'db' / 'functions' / f'{name}.sql'
+
+    def edit_mine(self, name: str, old: str, new: str) -> None:
+        """Write a function file with another text in one place."""
+        self.mine.write_text(self.file(name).read_text())
+        edit(self.mine, old, new)
+
+    def command(self, name: str, *options: str, **environment: str) -> dict:
+        """Return what subprocess needs to compare a function file."""
+        return {
+            'args': [sys.executable, '-m', 'tools.compare', name, *options],
+            'cwd': self.project,
+            'env': clean_environment() | {'DATABASE_URL': self.url} | environment,
+            'stdout': subprocess.PIPE,
+            'stderr': subprocess.PIPE,
+            'text': True,
+        }
+
+    def lines(self, status: int, name: str, *options: str, **environment: str) -> list[str]:
+        """Compare a function file, by default with `mine`; returns the lines printed."""
+        command = self.command(name, *(options or [str(self.mine)]), **environment)
+        finished = subprocess.run(**command, check=False)
+        assert finished.returncode == status, finished
+        [printed] = filter(None, [finished.stdout, finished.stderr])  # never on both
+        return printed.splitlines()
+
+
+@pytest.fixture(scope='module')
+def url(server: EmbeddedServer) -> Iterator[str]:
+    """Return the URL of a database with a part of the sample data, so that a report is quick."""
+    with cloned(server) as url:
+        load(url, 'sample_data.sql')
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute('delete from benefit_usage where "personId" > 60')
+            connection.execute('vacuum (analyze) benefit_usage')
+        yield url
+
+
+@pytest.fixture
+def compare(url: str, tmp_path: Path) -> Compare:
+    """Return the tool on that database."""
+    return Compare(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'old', 'new', 'shown'),
+    [
+        (AVAILABLE, '> params.as_of - ', '>= params.as_of - ', AN_ELEMENT),
+        (AVAILABLE, "'24 hours'", "'25 hours'", AN_ELEMENT),
+        (AVAILABLE, "then 'person_id'", 'then null', 'missing old: person_id new: none'),
+        (INACTIVITY, '>= probed_gaps', '> probed_gaps', AN_ELEMENT),
+        (INACTIVITY, f'by {GAP}.start_time', f'by {GAP}.end_time desc', 'Time old: "2.* new: "2'),
+        (TOP, '"usageTimestamp" > ', '"usageTimestamp" >= ', 'topBenefits180Days.* old: '),
+        (TOP, 'benefit_id asc', 'benefit_id desc', r'\.benefitId old: \d+ new: \d+'),
+        (TOP, 'left join', 'inner join', AN_ELEMENT),
+        (TOP, f'{USED}, {COUNTED}', f'{COUNTED}, {USED}', 'equal JSON, but other bytes old: '),
+    ],
+)
+def test_mistake_is_found_and_its_smallest_difference_shown(
+    compare: Compare, name: str, old: str, new: str, shown: str
+) -> None:
+    compare.edit_mine(name, old, new)
+    verdict, *rest = compare.lines(1, name)
+    assert re.match(r'[1-9]\d* of 200 answers differ; ', verdict)
+    told = ' '.join(line.strip() for line in rest)
+    assert re.search(rf'The first difference: \S*{shown}', told)
+
+
+@pytest.mark.parametrize('name', [AVAILABLE, INACTIVITY])
+def test_plain_form_is_equal_and_has_another_plan(compare: Compare, name: str) -> None:
+    verdict, _, *rest = compare.lines(0, name, f'db/plain/{name}.sql')
+    ratio = r'\d+\.\d( to \d+\.\d)?'
+    speed = rf'({ratio} times as fast|takes {ratio} times as long)'
+    assert re.fullmatch(rf'200 of 200 answers equal; {speed}; {ratio} of the buffers', verdict)
+    assert rest[:2] == [f'old: db/functions/{name}.sql', f'new: db/plain/{name}.sql']
+    assert any(re.match('  .+ → .+', line) for line in rest)
+
+
+def test_rewrite_that_reads_more_is_equal_and_costs_more(compare: Compare) -> None:
+    compare.edit_mine(AVAILABLE, '."personId" = ', '."personId" + 0 = ')
+    edit(compare.mine, '."benefitId" = ', '."benefitId" + 0 = ')
+    verdict, *rest = compare.lines(0, AVAILABLE)
+    ratios = re.search(r'takes ([\d.]+).* times as long; ([\d.]+)', verdict).groups()
+    assert min(map(float, ratios)) > 2
+    [rows] = [line.replace(',', '').split()[2:] for line in rest if line.startswith('rows read')]
+    assert int(rows[1]) > 2 * int(rows[0])
+    assert any(re.match('  .* → .*Seq Scan benefit_usage', line) for line in rest)
+
+
+def test_both_versions_see_one_snapshot_and_one_time(
+    rows: Rows, database_url: str, compare: Compare
+) -> None:
+    added = "'time', now(), 'uses', (select count(*) from benefit_usage), 'venueId',"
+    edit(compare.file(TOP), "'venueId',", added)
+    compare.mine.write_text(compare.file(TOP).read_text())
+    compare.url = database_url
+    rows.benefit(1)
+    is_over = threading.Event()
+
+    def write() -> None:
+        while not is_over.is_set():
+            rows.uses(1, datetime.now())
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        verdict, *_ = compare.lines(0, TOP)
+    finally:
+        is_over.set()
+        thread.join()
+    assert re.match(r'(\d\d+) of \1 answers equal; ', verdict)
+
+
+def git(compare: Compare, command: str) -> None:
+    """Run git in the copy of the project."""
+    program = system_program('git', 'git')
+    who = ('-c', 'user.name=Test', '-c', 'user.email=test@example.com')
+    subprocess.run([program, *who, *command.split()], cwd=compare.project, check=True)
+
+
+@pytest.fixture
+def repository(compare: Compare) -> Compare:
+    """Return the tool in a repository, to which the files have been committed."""
+    for command in ('init --quiet', 'add --all', 'commit --quiet --message Begin'):
+        git(compare, command)
+    return compare
+
+
+def test_commands_reproduce_both_sides(server: EmbeddedServer, repository: Compare) -> None:
+    edit(repository.file(INACTIVITY), "'14 days'", "'15 days'")
+    printed = '\n'.join(repository.lines(1, INACTIVITY, 'HEAD', '--count', '50'))
+    path = f'db/functions/{INACTIVITY}.sql'
+    assert f'\nold: HEAD:./{path}\nnew: {path}\n' in printed
+    index = int(re.search(r'The first difference: \[(\d+)\]', printed)[1])
+    programs = Path(program(server, 'psql')).parent
+    environment = {'DATABASE_URL': repository.url, 'PATH': f'{programs}:{os.environ["PATH"]}'}
+    context = {'shell': True, 'cwd': repository.project, 'env': environment}
+    commands = re.findall(r'^# the \w+ answer\n(.*?)\n\n', printed, re.DOTALL | re.MULTILINE)
+    rows = [subprocess.check_output(command, **context) for command in commands]
+    old, new = (json.loads(row.rpartition(b'|')[0]) for row in rows)
+    assert old[:index] == new[:index]
+    assert old[index : index + 1] != new[index : index + 1]
+
+
+def test_file_that_had_another_path(repository: Compare) -> None:
+    git(repository, f'mv db/functions/{TOP}.sql db/old.sql')
+    git(repository, 'commit --quiet --message Move')
+    git(repository, f'mv db/old.sql db/functions/{TOP}.sql')
+    [line] = repository.lines(2, TOP, 'HEAD')
+    assert 'where the file had another path, write WITH=REVISION:PATH' in line
+    lines = repository.lines(0, TOP, 'HEAD:db/old.sql', '--count', '3')
+    assert lines[2] == 'old: HEAD:db/old.sql'
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'told'),
+    [
+        ('select max(', 'select maxi(', r'mine\.sql line \d+: function maxi\(.*\) does not exist'),
+        ('with params as', 'with params has', r'mine\.sql line \d+: syntax error at or near'),
+        (':person_id::bigint', ':person_id::text', r'mine\.sql: must have the parameters of db/'),
+        (f'{AVAILABLE}(', 'mine(', rf'mine\.sql line 1: must be -- name: {AVAILABLE}\('),
+        (' as missing', ' as lost', r'mine\.sql: must return one row, body json and missing text'),
+        ('cooldowns (', 'gone as (delete from venue returning id), cooldowns (', 'read-only trans'),
+    ],
+)
+def test_version_that_does_not_run_is_one_line(
+    compare: Compare, old: str, new: str, told: str
+) -> None:
+    compare.edit_mine(AVAILABLE, old, new)
+    [line] = compare.lines(2, AVAILABLE)
+    assert re.search(told, line)
+
+
+def test_timeout_of_one_version_differs_and_of_both_is_no_comparison(compare: Compare) -> None:
+    compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(60))')
+    options = (str(compare.mine), '--count', '1')
+    lines = compare.lines(1, TOP, *options, API_STATEMENT_TIMEOUT_S='1')
+    assert lines[0] == '1 of 1 answers differ; cost not known'
+    assert '  new: canceling statement due to statement timeout' in lines
+    compare.file(TOP).write_text(compare.mine.read_text())
+    lines = compare.lines(2, TOP, *options, API_STATEMENT_TIMEOUT_S='1')
+    assert lines[0] == '0 of 1 answers equal; cost not known'
+
+
+def test_interrupt_ends_it_quietly(compare: Compare) -> None:
+    compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(600))')
+    command = compare.command(TOP, str(compare.mine), API_STATEMENT_TIMEOUT_S='600')
+    query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    with psycopg.connect(compare.url, autocommit=True) as connection:
+        with subprocess.Popen(**command) as process:
+            wait_for(lambda: connection.execute(query).fetchone() == (1,))
+            process.send_signal(signal.SIGINT)
+            assert process.communicate() == ('', '')
+        assert process.returncode == 130
+        wait_for(lambda: connection.execute(query).fetchone() == (0,))
+
+
+@pytest.mark.slow
+def test_role_that_may_only_read_on_a_hot_standby(compare: Compare) -> None:
+    with EmbeddedServer() as primary:
+        load(primary.url(), 'schema.sql', 'sample_data.sql', 'indexes.sql')
+        with psycopg.connect(primary.url()) as connection:
+            connection.execute((ROOT / 'db' / 'readonly_role.sql').read_bytes())
+        with Standby(primary) as standby:
+            standby.catch_up()
+            compare.url = standby.url().replace('postgres@', 'membership_benefits_api@')
+            assert compare.lines(0, AVAILABLE, f'db/plain/{AVAILABLE}.sql')
+
+
+def test_make_prints_markdown_of_80_columns(url: str) -> None:
+    bin_ = Path(sys.executable).parent
+    words = f'FUNCTION={AVAILABLE} WITH=db/plain/{AVAILABLE}.sql COUNT=30 SEED=7 FORMAT=markdown'
+    verdict, *rest = subprocess.check_output(
+        ['make', '-o', '.venv/installed', f'BIN={bin_}', 'compare', 'TIMEOUT=60', *words.split()],
+        cwd=ROOT,
+        env=clean_environment() | {'DATABASE_URL': url},
+        text=True,
+    ).splitlines()
+    assert re.fullmatch(r'\*\*30 of 30 answers equal; .*\*\*', verdict)
+    assert (rest[0], rest[1], rest[-1]) == ('', '```text', '```')
+    assert any(line.startswith('30 sets of values, seed 7; ') for line in rest)
+    assert any(line.startswith('warning: less than a million rows in each') for line in rest)
+    assert max(map(len, [verdict, *rest])) <= 80

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.functions.shards import Shards, citus_cluster, foreign_servers
@@ -11,7 +12,9 @@ from tools.embedded import EmbeddedServer
 
 # on one server, the files of either folder; on several servers, those of db/functions
 FOLDERS = {'functions': [], 'plain': [PLAIN]}
-SEVERAL_SERVERS = ['citus_cluster', 'foreign_servers']
+SEVERAL_SERVERS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ('citus_cluster', 'foreign_servers')
+]
 
 
 @pytest.fixture(scope='session', name='citus_cluster')
@@ -33,15 +36,24 @@ def oracle(server: EmbeddedServer) -> Iterator[Rows]:
         yield writer
 
 
+@pytest.fixture(scope='session')
+def shared_url(server: EmbeddedServer) -> Iterator[str]:
+    """Return the URL of a database in which no test leaves anything."""
+    with cloned(server) as url:
+        yield url
+
+
 @pytest.fixture(params=[*FOLDERS, *SEVERAL_SERVERS])
-def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
+def rows(request: pytest.FixtureRequest, shared_url: str) -> Iterator[Rows]:
     """Return a writer for a database with venue 1 and person 1, and no other rows, in place."""
-    if request.param in FOLDERS:
-        url = request.getfixturevalue('database_url')
-        with open_rows(url, FOLDERS[request.param]) as writer:
-            yield writer
-    else:
-        with open_rows(request.getfixturevalue(request.param).url) as writer:
-            yield writer
-            for table in ('benefit_usage', 'benefit', 'person', 'venue'):
-                writer.connection.execute(f'delete from {table}')
+    folders = FOLDERS.get(request.param)
+    url = shared_url if folders is not None else request.getfixturevalue(request.param).url
+    # a transaction that is rolled back costs less than a database
+    with (
+        psycopg.connect(url, autocommit=True) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        writer = Rows(connection, folders or [])
+        writer.venues(1)
+        writer.people(1)
+        yield writer

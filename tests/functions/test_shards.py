@@ -1,7 +1,7 @@
 """The service on uses that are on several servers: what it needs, and what it does without one."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ from tests.pages import OF_CITUS, PAGES
 from tests.support.commands import run, run_check
 from tests.support.postgres import program
 from tests.support.project import ROOT
-from tests.support.rows import Rows
+from tests.support.rows import Rows, open_rows
 from tests.support.service import ApiProcess
 from tests.support.waiting import wait_for
 
@@ -24,17 +24,21 @@ PATHS = [
     f'/venues/1/inactivity-periods?{T}',
 ]
 ROLE = 'membership_benefits_api'
-on_citus = pytest.mark.parametrize('rows', ['citus_cluster'], indirect=True)
-on_foreign_servers = pytest.mark.parametrize('rows', ['foreign_servers'], indirect=True)
+pytestmark = pytest.mark.slow
+on_citus = pytest.mark.parametrize('benefits', ['citus_cluster'], indirect=True)
+on_foreign_servers = pytest.mark.parametrize('benefits', ['foreign_servers'], indirect=True)
 
 
 @pytest.fixture
-def benefits(rows: Rows) -> Rows:
+def benefits(request: pytest.FixtureRequest) -> Iterator[Rows]:
     """Return a writer that has put benefits and their uses on every server."""
-    for id_ in range(1, 21):
-        rows.benefit(id_)
-        rows.uses(id_, '2024-06-01', '2024-06-02')
-    return rows
+    with open_rows(request.getfixturevalue(request.param).url) as rows:
+        for id_ in range(1, 21):
+            rows.benefit(id_)
+            rows.uses(id_, '2024-06-01', '2024-06-02')
+        yield rows
+        for table in ('benefit_usage', 'benefit', 'person', 'venue'):
+            rows.connection.execute(f'delete from {table}')
 
 
 def of_role(shards: Shards) -> str:
@@ -97,7 +101,7 @@ def test_service_runs_on_citus(
 
 @on_citus
 def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
-    rows: Rows, citus_cluster: Shards
+    benefits: Rows, citus_cluster: Shards
 ) -> None:
     first = citus_cluster.servers[0]
     run_in_psql(first, ROOT / 'db' / 'indexes.sql')

@@ -114,18 +114,17 @@ def test_plain_form_is_equal_and_has_another_plan(compare: Compare, name: str) -
     speed = rf'({ratio} times as fast|takes {ratio} times as long)'
     assert re.fullmatch(rf'200 of 200 answers equal; {speed}; {ratio} of the buffers', verdict)
     assert rest[:2] == [f'old: db/functions/{name}.sql', f'new: db/plain/{name}.sql']
-    assert any(re.match('  .+ → .+', line) for line in rest)
+    assert re.search(r' nothing → \w| → nothing', '\n'.join(rest))
 
 
 def test_rewrite_that_reads_more_is_equal_and_costs_more(compare: Compare) -> None:
     compare.edit_mine(AVAILABLE, '."personId" = ', '."personId" + 0 = ')
     edit(compare.mine, '."benefitId" = ', '."benefitId" + 0 = ')
     verdict, *rest = compare.lines(0, AVAILABLE)
-    ratios = re.search(r'takes ([\d.]+).* times as long; ([\d.]+)', verdict).groups()
-    assert min(map(float, ratios)) > 2
+    assert float(re.search(r'([\d.]+) of the buffers', verdict)[1]) > 2
     [rows] = [line.replace(',', '').split()[2:] for line in rest if line.startswith('rows read')]
     assert int(rows[1]) > 2 * int(rows[0])
-    assert any(re.match('  .* → .*Seq Scan benefit_usage', line) for line in rest)
+    assert '_idx → Plain Aggregate, ' in ' '.join(map(str.strip, rest))
 
 
 def test_both_versions_see_one_snapshot_and_one_time(
@@ -152,18 +151,18 @@ def test_both_versions_see_one_snapshot_and_one_time(
     assert re.match(r'(\d\d+) of \1 answers equal; ', verdict)
 
 
-def git(compare: Compare, command: str) -> None:
-    """Run git in the copy of the project."""
-    program = system_program('git', 'git')
-    who = ('-c', 'user.name=Test', '-c', 'user.email=test@example.com')
-    subprocess.run([program, *who, *command.split()], cwd=compare.project, check=True)
+def shell(compare: Compare, command: str, **environment: str) -> str:
+    """Run a shell command in the copy of the project; returns what it prints."""
+    context = {'cwd': compare.project, 'env': clean_environment() | environment, 'text': True}
+    return subprocess.check_output(command, shell=True, **context)
 
 
 @pytest.fixture
 def repository(compare: Compare) -> Compare:
     """Return the tool in a repository, to which the files have been committed."""
-    for command in ('init --quiet', 'add --all', 'commit --quiet --message Begin'):
-        git(compare, command)
+    system_program('git', 'git')
+    who = 'git config user.name Test; git config user.email test@example.com'
+    shell(compare, f'git init -q; {who}; git add -A; git commit -qm Begin')
     return compare
 
 
@@ -173,20 +172,18 @@ def test_commands_reproduce_both_sides(server: EmbeddedServer, repository: Compa
     path = f'db/functions/{INACTIVITY}.sql'
     assert f'\nold: HEAD:./{path}\nnew: {path}\n' in printed
     index = int(re.search(r'The first difference: \[(\d+)\]', printed)[1])
-    programs = Path(program(server, 'psql')).parent
-    environment = {'DATABASE_URL': repository.url, 'PATH': f'{programs}:{os.environ["PATH"]}'}
-    context = {'shell': True, 'cwd': repository.project, 'env': environment}
+    programs = f'{Path(program(server, "psql")).parent}:{os.environ["PATH"]}'
     commands = re.findall(r'^# the \w+ answer\n(.*?)\n\n', printed, re.DOTALL | re.MULTILINE)
-    rows = [subprocess.check_output(command, **context) for command in commands]
-    old, new = (json.loads(row.rpartition(b'|')[0]) for row in rows)
+    environment = {'DATABASE_URL': repository.url, 'PATH': programs}
+    rows = [shell(repository, command, **environment) for command in commands]
+    old, new = (json.loads(row.rpartition('|')[0]) for row in rows)
     assert old[:index] == new[:index]
     assert old[index : index + 1] != new[index : index + 1]
 
 
 def test_file_that_had_another_path(repository: Compare) -> None:
-    git(repository, f'mv db/functions/{TOP}.sql db/old.sql')
-    git(repository, 'commit --quiet --message Move')
-    git(repository, f'mv db/old.sql db/functions/{TOP}.sql')
+    path = f'db/functions/{TOP}.sql'
+    shell(repository, f'git mv {path} db/old.sql; git commit -qm Move; git mv db/old.sql {path}')
     [line] = repository.lines(2, TOP, 'HEAD')
     assert 'where the file had another path, write WITH=REVISION:PATH' in line
     lines = repository.lines(0, TOP, 'HEAD:db/old.sql', '--count', '3')
@@ -204,9 +201,7 @@ def test_file_that_had_another_path(repository: Compare) -> None:
         ('cooldowns (', 'gone as (delete from venue returning id), cooldowns (', 'read-only trans'),
     ],
 )
-def test_version_that_does_not_run_is_one_line(
-    compare: Compare, old: str, new: str, told: str
-) -> None:
+def test_broken_version_is_one_line(compare: Compare, old: str, new: str, told: str) -> None:
     compare.edit_mine(AVAILABLE, old, new)
     [line] = compare.lines(2, AVAILABLE)
     assert re.search(told, line)

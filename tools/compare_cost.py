@@ -5,9 +5,9 @@ would slow down a plan in which many rows pass from node to node.
 """
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
-from itertools import zip_longest
 from statistics import fmean, median, quantiles
 from typing import Any
 
@@ -145,19 +145,19 @@ def changed_nodes(plans: Plans) -> list[str]:
         found = next(filter(None, (changes(old, new) for old, new in pairs)), [])
         more = [f'and {len(found) - MOST_CHANGES} more'] if len(found) > MOST_CHANGES else []
         lines += ['', f'Nodes of {mode} plans: {"the same" if not found else "old → new"}']
-        lines += [f'  {line}' for line in found[:MOST_CHANGES] + more]
+        shown = found[:MOST_CHANGES] + more
+        lines += [textwrap.fill(f'  {line}', 80, subsequent_indent='    ') for line in shown]
     return lines
 
 
 def changes(old: Plan, new: Plan) -> list[str]:
-    """Return which nodes of a plan changed, as `Hash Join → Nested Loop`."""
+    """Return which nodes of a plan changed, as `Hash Join → Nested Loop`, from the top."""
     before, after = ([describe_node(node) for node in nodes(plan)] for plan in (old, new))
     steps = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return [
-        f'{one} → {other}'
+        f'{", ".join(before[a:b]) or "nothing"} → {", ".join(after[c:d]) or "nothing"}'
         for tag, a, b, c, d in steps
         if tag != 'equal'
-        for one, other in zip_longest(before[a:b], after[c:d], fillvalue='no node')
     ]
 
 

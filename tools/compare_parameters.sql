@@ -17,13 +17,14 @@ with params as materialized (
 -- microsecond less and more. The exact one, which shows most mistakes, stands there twice
 shifts as (
     select
-        lengths.length + sides.side as shift,
+        lengths.length::interval + sides.side as shift,
         row_number() over (order by lengths.length, sides.side) - 1 as shift_no,
         count(*) over () as shift_count
     from (
-        select interval '0 seconds' as length
+        -- as texts, since 1 month equals 30 days
+        select '0 seconds' as length
         union distinct
-        select unnest(params.intervals)::interval as length
+        select unnest(params.intervals) as length
         from params
     ) as lengths
     cross join (

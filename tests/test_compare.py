@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.replication import Standby
+from tests.faults.test_replicas import Standby
 from tests.support.commands import clean_environment
 from tests.support.machine import system_program
 from tests.support.postgres import cloned, program
@@ -110,9 +110,8 @@ def test_mistake_is_found_and_its_smallest_difference_shown(
 @pytest.mark.parametrize('name', [AVAILABLE, INACTIVITY])
 def test_plain_form_is_equal_and_has_another_plan(compare: Compare, name: str) -> None:
     verdict, _, *rest = compare.lines(0, name, f'db/plain/{name}.sql')
-    ratio = r'\d+\.\d( to \d+\.\d)?'
-    speed = rf'({ratio} times as fast|takes {ratio} times as long)'
-    assert re.fullmatch(rf'200 of 200 answers equal; {speed}; {ratio} of the buffers', verdict)
+    cost = r'[\w .]+ times as (fast|long); \d+\.\d.* of the buffers'
+    assert re.fullmatch(rf'200 of 200 answers equal; {cost}', verdict)
     assert rest[:2] == [f'old: db/functions/{name}.sql', f'new: db/plain/{name}.sql']
     assert re.search(r' nothing → \w| → nothing', '\n'.join(rest))
 
@@ -169,13 +168,10 @@ def repository(compare: Compare) -> Compare:
 def test_commands_reproduce_both_sides(server: EmbeddedServer, repository: Compare) -> None:
     edit(repository.file(INACTIVITY), "'14 days'", "'15 days'")
     printed = '\n'.join(repository.lines(1, INACTIVITY, 'HEAD', '--count', '50'))
-    path = f'db/functions/{INACTIVITY}.sql'
-    assert f'\nold: HEAD:./{path}\nnew: {path}\n' in printed
     index = int(re.search(r'The first difference: \[(\d+)\]', printed)[1])
-    programs = f'{Path(program(server, "psql")).parent}:{os.environ["PATH"]}'
+    path = f'{Path(program(server, "psql")).parent}:{os.environ["PATH"]}'
     commands = re.findall(r'^# the \w+ answer\n(.*?)\n\n', printed, re.DOTALL | re.MULTILINE)
-    environment = {'DATABASE_URL': repository.url, 'PATH': programs}
-    rows = [shell(repository, command, **environment) for command in commands]
+    rows = [shell(repository, each, DATABASE_URL=repository.url, PATH=path) for each in commands]
     old, new = (json.loads(row.rpartition('|')[0]) for row in rows)
     assert old[:index] == new[:index]
     assert old[index : index + 1] != new[index : index + 1]
@@ -223,10 +219,10 @@ def test_interrupt_ends_it_quietly(compare: Compare) -> None:
     command = compare.command(TOP, str(compare.mine), API_STATEMENT_TIMEOUT_S='600')
     query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
     with psycopg.connect(compare.url, autocommit=True) as connection:
-        with subprocess.Popen(**command) as process:
-            wait_for(lambda: connection.execute(query).fetchone() == (1,))
-            process.send_signal(signal.SIGINT)
-            assert process.communicate() == ('', '')
+        process = subprocess.Popen(**command)
+        wait_for(lambda: connection.execute(query).fetchone() == (1,))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ('', '')
         assert process.returncode == 130
         wait_for(lambda: connection.execute(query).fetchone() == (0,))
 
@@ -254,6 +250,6 @@ def test_make_prints_markdown_of_80_columns(url: str) -> None:
     ).splitlines()
     assert re.fullmatch(r'\*\*30 of 30 answers equal; .*\*\*', verdict)
     assert (rest[0], rest[1], rest[-1]) == ('', '```text', '```')
-    assert any(line.startswith('30 sets of values, seed 7; ') for line in rest)
-    assert any(line.startswith('warning: less than a million rows in each') for line in rest)
+    assert re.search('^30 sets of values, seed 7; ', '\n'.join(rest), re.MULTILINE)
+    assert re.search('^warning: less than a million rows', '\n'.join(rest), re.MULTILINE)
     assert max(map(len, [verdict, *rest])) <= 80

@@ -9,3 +9,7 @@ from pathlib import Path
 VERSION = '1.2.0'
 # the contract with clients, of that version
 OPENAPI = Path(__file__).with_name('openapi.json')
+
+
+class StartError(Exception):
+    """The service cannot start; the message says why."""

@@ -10,6 +10,8 @@ import psycopg
 from msgspec import Meta, Struct, convert
 from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
+from api import StartError
+
 # what is allowed where it is no range of numbers: in words for the message, and as a pattern
 SWITCH = Meta(description='true or false')
 URL = Meta(
@@ -35,7 +37,7 @@ ORIGIN = Meta(
 ORIGINS = Meta(description='a list of origins as browsers send them, such as https://example.com')
 
 
-class ConfigError(Exception):
+class ConfigError(StartError):
     """A setting is unknown or wrong; the message names it and says what is allowed."""
 
 

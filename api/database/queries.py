@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from api import StartError
+
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
 # a value for each parameter of a query, by its name; PostgreSQL reads each from its text, so that
@@ -24,7 +26,7 @@ PARAMETER = re.compile(r'(?P<optional>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<typ
 FIRST_WORD = re.compile(r'^\w+', re.MULTILINE)
 
 
-class QueryFileError(Exception):
+class QueryFileError(StartError):
     """A SQL file breaks a rule, or the database refuses it; the message names file and line."""
 
 

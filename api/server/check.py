@@ -1,18 +1,24 @@
 """The check at the start: can the database run every SQL file?"""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 import psycopg
 
+from api import StartError
 from api.config import Settings
-from api.database.connection import Connection, connection_parameters, describe
+from api.database.connection import Connection, connection_parameters, describe, in_one_line
 from api.database.queries import Query, QueryFileError
+from api.http.reports import Report
+
+log = logging.getLogger(__name__)
 
 MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
-# errors that last until somebody changes the database or the file: an unknown table or column, a
-# missing grant, a wrong value, a write. Others may pass, such as a lock or a restart
-LASTING = (
+LOOPBACK = ('127.0.0.1', '::1', 'localhost')
+# errors that recur until the database or the file is changed, such as an unknown column or a
+# missing grant; other errors may be temporary, such as a restart of the database
+PERMANENT = (
     psycopg.ProgrammingError,
     psycopg.DataError,
     psycopg.NotSupportedError,
@@ -22,8 +28,32 @@ LASTING = (
 COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 
+class NotCheckedError(StartError):
+    """The database cannot be checked now."""
+
+
+def check_start(settings: Settings, reports: dict[Report, Query]) -> None:
+    """Check the database, and log warnings and which file each report uses.
+
+    A database that cannot be checked is a warning: it may become available later.
+
+    Raises:
+        QueryFileError: The database refuses a file.
+    """
+    try:
+        warnings = check_database(settings, reports.values())
+    except NotCheckedError as ex:
+        warnings = [str(ex)]
+    if settings.host not in LOOPBACK and not settings.token_sha256:
+        warnings.append(f'no token is set: everybody who reaches {settings.host} may read reports')
+    for warning in warnings:
+        log.warning('%s', warning)
+    for report, query in reports.items():
+        log.info('report', {'route': report.path, 'file': query.path})
+
+
 def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
-    """Run every SQL file once, with ids that name nothing.
+    """Run every SQL file once, with ids that do not exist.
 
     Returns:
         Warnings: slow files and missing indexes.
@@ -31,41 +61,39 @@ def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
     Raises:
         ConfigError: The settings name no database.
         QueryFileError: The database refuses a file, or a file does not return what it should.
-        psycopg.Error: The database cannot be reached, or fails for another reason.
+        NotCheckedError: The database cannot be reached, or fails for another reason.
     """
-    with Connection.connect(**connection_parameters(settings)) as connection:
-        connection.set_up(settings)
-        connection.read_only = True  # for transactions, also where the session has no settings
-        place = describe(connection.info.get_parameters())
-        if connection.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
-            raise QueryFileError(f'JSON needs an encoding other than SQL_ASCII ({place})')
-        limit_s = settings.statement_timeout_s
-        warnings = [
-            f'{query.path} takes longer than {limit_s:g} s, or waits for a lock ({place})'
-            for query in queries
-            if not run(connection, query, place)
-        ]
-        [[missing]] = connection.execute(MISSING_INDEXES.read_bytes()).fetchall()
+    try:
+        with Connection.connect(**connection_parameters(settings)) as connection:
+            connection.set_up(settings)
+            connection.read_only = True  # set_up may set nothing
+            if connection.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
+                raise QueryFileError('JSON needs a database with an encoding other than SQL_ASCII')
+            warnings = [run(connection, query, settings.statement_timeout_s) for query in queries]
+            [[missing]] = connection.execute(MISSING_INDEXES.read_bytes()).fetchall()
+    except psycopg.Error as ex:
+        raise NotCheckedError(f'the database cannot be checked: {in_one_line(ex)}') from ex
     if missing:
         warnings.append(
             'recommended indexes are missing or invalid (a database that gets none is faster with'
             f' functions = ["db/plain"]), see db/indexes.sql: {missing}'
         )
-    return warnings
+    return list(filter(None, warnings))
 
 
-def run(connection: Connection, query: Query, place: str) -> bool:
-    """Run a SQL file, and tell whether it ended within the statement timeout."""
+def run(connection: Connection, query: Query, timeout_s: float) -> str | None:
+    """Run a SQL file; returns a warning if it is cancelled after the statement timeout."""
+    place = describe(connection.info.get_parameters())
     values = ['0' if each.type == 'bigint' else None for each in query.parameters]
     try:
         with connection.transaction():
             answer = connection.execute(query.sql, values)
     except psycopg.errors.QueryCanceled:
-        return False
-    except LASTING as ex:
+        return f'{query.path} takes longer than {timeout_s:g} s, or waits for a lock ({place})'
+    except PERMANENT as ex:
         file = f'{query.path}{query.line_at(ex.diag.statement_position)}'
         raise QueryFileError(f'{file}: {ex.diag.message_primary} ({place})') from ex
     columns = [(column.name, column.type_display) for column in answer.description or ()]
     if columns != COLUMNS or answer.rowcount != 1:
         raise QueryFileError(f'{query.path}: must return one row, body json and missing text')
-    return True
+    return None

@@ -1,7 +1,6 @@
 """waitress on a worker's listening sockets: limits, balanced connections, problem documents."""
 
 import errno
-import mmap
 import socket
 import sys
 import time
@@ -18,14 +17,12 @@ from api.server.threads import LeaderFollowers, hand_over_loop
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# below the usual limit of open files, which is 1,024
+# of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
-# a worker leaves a new connection to others for this long; they may be stuck
+# maximum seconds for which a worker defers a connection, since the other workers may be stuck
 MAX_DEFERRED_S = 0.01
-DEFERRED_S = 0.0005
-# the connections of each worker, in memory that all workers share; a worker has the place of its
-# age in gunicorn, modulo the number of places
-connection_counts = memoryview(mmap.mmap(-1, 1024)).cast('i')
+# seconds of each pause while a connection is deferred
+PAUSE_S = 0.0005
 
 
 class Parser(HTTPRequestParser):
@@ -45,13 +42,13 @@ class Task(WSGITask):
     """Answers a request with the application."""
 
     def build_response_header(self) -> bytes:
-        """Return the head of the answer; a worker that ends closes the connection after it."""
+        """Return the head of the answer. During shutdown, it announces that the connection ends."""
         if self.channel.server.task_dispatcher.is_stopping:
             self.request.headers['CONNECTION'] = 'close'
         return super().build_response_header()
 
     def set_close_on_finish(self) -> None:
-        """Close the connection after an answer without a length, unless it has no body, as 304."""
+        """Close the connection after an answer of unknown length, but not after a 304."""
         is_wanted = self.request.headers.get('CONNECTION', '').lower() == 'close'
         if is_wanted or self.has_body or self.version == '1.0':
             super().set_close_on_finish()
@@ -90,23 +87,22 @@ class Channel(HTTPChannel):
 class BalancedSocket(socket.socket):
     """A listening socket that leaves new connections to workers that have fewer.
 
-    Attributes:
-        count: Returns how many connections this worker has, or 0 if it ends.
-        place: The place of that number in connection_counts.
+    Args:
+        fileno: The file descriptor of the socket.
+        has_most: Returns whether another worker has fewer connections.
     """
 
-    count: Callable[[], int]
-    place: int
-    _deferred_at: float | None = None
+    def __init__(self, fileno: int, has_most: Callable[[], bool]) -> None:
+        super().__init__(fileno=fileno)
+        self._has_most = has_most
+        self._deferred_at: float | None = None
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Accept a connection, or raise BlockingIOError as if there was none."""
-        connection_counts[self.place] = own = self.count()
+        """Accept a connection, or raise BlockingIOError as if there were none."""
         now = time.monotonic()
         self._deferred_at = self._deferred_at or now
-        has_most = own > min(filter(None, connection_counts), default=own)
-        if has_most and now - self._deferred_at < MAX_DEFERRED_S:
-            time.sleep(DEFERRED_S)
+        if self._has_most() and now - self._deferred_at < MAX_DEFERRED_S:
+            time.sleep(PAUSE_S)
             raise BlockingIOError(errno.EWOULDBLOCK, 'left to another worker')
         self._deferred_at = None
         return super().accept()
@@ -124,7 +120,7 @@ def create_servers(
         application: The WSGI application.
         sockets: The listening sockets.
         threads: The threads that run the servers.
-        client_timeout_s: Seconds after which a client that neither sends nor reads is disconnected.
+        client_timeout_s: Seconds after which an idle client is disconnected.
     """
     create_server(
         application,

@@ -1,37 +1,30 @@
-"""The service as a gunicorn application: its configuration, the check at the start, the reload."""
+"""The service as a gunicorn application: configuration, start, reload."""
 
-import importlib
 import logging
+import mmap
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
-from psycopg import Error
-
-from api.app import load_reports
-from api.config import load_settings
-from api.database.connection import connection_parameters, in_one_line
-from api.database.queries import FOLDER
-from api.server.check import check_database
-from api.server.http_server import connection_counts
-from api.server.threads import hand_over_loop
-from api.server.worker import WaitressWorker
-from api.telemetry.log import configure_logging
-from api.telemetry.metrics import FOLDER_VARIABLE
 
 log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
-LOOPBACK = ('127.0.0.1', '::1', 'localhost')
+# this module stays loaded when the others are imported again: gunicorn keeps its Service
+STABLE_MODULES = ('api.server', __name__)
+# one for each worker; workers share them in turn
+CONNECTION_COUNTS = 256
 
 
 class ServiceLogger(Logger):
-    """gunicorn's logger; the service's log writes its lines."""
+    """gunicorn's logger, which passes its lines to the service's log."""
 
     def setup(self, cfg: object) -> None:
         """Let the root logger write all lines (called by gunicorn)."""
@@ -42,101 +35,93 @@ class ServiceLogger(Logger):
 class Service(Application):
     """gunicorn, configured by the service's settings.
 
+    Args:
+        folder: A folder in memory for the heartbeats of the workers.
+
     Attributes:
         settings: The settings.
+        connection_counts: The number of connections of each worker, in shared memory.
 
     Raises:
         ConfigError: A setting is wrong.
         QueryFileError: A SQL file does not fit its route.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.connection_counts = memoryview(mmap.mmap(-1, CONNECTION_COUNTS * 4)).cast('i')
         self._read_files()
+        self._configure_logging()
         super().__init__()
-
-    def _read_files(self) -> None:
-        self.settings = load_settings()
-        self._reports = load_reports(self.settings)
-        connection_parameters(self.settings)  # a service without any database is a mistake
-        configure_logging(self.settings.log_level, self.settings.log_format)
 
     def init(self, *_: object) -> dict[str, object]:
         """Return gunicorn's settings (called by gunicorn). GUNICORN_CMD_ARGS overrides them."""
         settings = self.settings
         host = f'[{settings.host}]' if ':' in settings.host else settings.host
-        sql_files = [f'{folder}/*.sql' for folder in [*settings.functions, FOLDER]]
+        sql_files = {query.path.parent for query in self._reports.values()}
         return {
             'bind': f'{host}:{settings.port}',
             'workers': settings.workers or len(os.sched_getaffinity(0)),
             'worker_class': 'api.server.worker.WaitressWorker',
             'timeout': settings.worker_timeout_s,
             'graceful_timeout': settings.shutdown_timeout_s,
-            'worker_tmp_dir': os.environ[FOLDER_VARIABLE],
+            'worker_tmp_dir': self._folder,
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
-            'reload_extra_files': [f'{API}/**/*.py', *sql_files],
-            'on_starting': lambda _arbiter: self._check(),
-            'child_exit': forget_worker,
+            'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_files)],
+            'on_starting': self._check,
+            'child_exit': self._forget_worker,
         }
 
     def load(self) -> Callable:
         """Return the WSGI application (called by gunicorn in each worker)."""
+        hand_over_loop = import_module('api.server.threads').hand_over_loop  # this worker's
         if self.cfg.reload:  # a developer has saved a file
             try:
-                self._renew()
-            except Exception as ex:  # gunicorn answers with a syntax error until the next save
+                self._load_new_version()
+            except Exception as ex:  # for a SyntaxError, gunicorn answers 500 with the traceback
                 raise SyntaxError(str(ex)) from ex
-        return importlib.import_module('api.app').create_app(
-            self.settings, reports=self._reports, before_waiting=hand_over_loop
-        )
+        create_app = import_module('api.app').create_app
+        return create_app(self.settings, reports=self._reports, before_waiting=hand_over_loop)
 
     def reload(self) -> None:
         """Load code, settings and SQL files again; if that fails, keep the old (on SIGHUP)."""
         try:
-            self._renew()
+            self._load_new_version()
         except Exception as ex:  # noqa: BLE001 - the service goes on, whatever it is
-            log.error('the new version cannot be loaded, the old one stays: %s', ex)
-        Application.reload(self)
+            log.error('the new version cannot be loaded, the old version is kept: %s', ex)
+        super().reload()
 
-    def _renew(self) -> None:
-        """Import the service's modules again, and become an object of the new version.
-
-        gunicorn keeps this object as long as it runs, so another one cannot take its place.
-        """
+    def _load_new_version(self) -> None:
+        """Import the service's modules again, read the files again, and check them."""
+        old_settings, old_reports = self.settings, self._reports
         old_modules = {n: m for n, m in sys.modules.items() if n.partition('.')[0] == 'api'}
-        old_class, old_state = self.__class__, self.__dict__.copy()
-        for name in old_modules:
+        for name in old_modules.keys() - STABLE_MODULES:
             del sys.modules[name]
         try:
-            self.__class__ = importlib.import_module(__name__).Service
             self._read_files()
             self._check()
+            self._configure_logging()
         except BaseException:
             sys.modules.update(old_modules)
-            self.__class__ = old_class
-            self.__dict__.update(old_state)
+            self.settings, self._reports = old_settings, old_reports
             raise
 
-    def _check(self) -> None:
-        """Check that the database can run every SQL file; a database may also come later.
+    def _read_files(self) -> None:
+        app = import_module('api.app')
+        self.settings = app.load_settings()
+        self._reports = app.load_reports(self.settings)
+        # raises ConfigError if the settings name no database
+        import_module('api.database.connection').connection_parameters(self.settings)
 
-        Raises:
-            QueryFileError: The database refuses a file.
-        """
-        try:
-            warnings = check_database(self.settings, self._reports.values())
-        except Error as ex:
-            warnings = [f'the database cannot be checked: {in_one_line(ex)}']
-        host = self.settings.host
-        if host not in LOOPBACK and not self.settings.token_sha256:
-            warnings.append(f'no token is set: everybody who reaches {host} may read the reports')
-        for warning in warnings:
-            log.warning('%s', warning)
-        for report, query in self._reports.items():
-            log.info('report', {'route': report.path, 'file': query.path})
+    def _configure_logging(self) -> None:
+        log_module = import_module('api.telemetry.log')
+        log_module.configure_logging(self.settings.log_level, self.settings.log_format)
 
+    def _check(self, _: Arbiter | None = None) -> None:
+        import_module('api.server.check').check_start(self.settings, self._reports)
 
-def forget_worker(_: Arbiter, worker: WaitressWorker) -> None:
-    """Forget the connections and the gauges of a worker that has ended."""
-    connection_counts[worker.age % len(connection_counts)] = 0
-    mark_process_dead(worker.pid)
+    def _forget_worker(self, _: Arbiter, worker: Worker) -> None:
+        """Forget the connections and the gauges of a worker that has ended."""
+        self.connection_counts[worker.age % CONNECTION_COUNTS] = 0
+        mark_process_dead(worker.pid)

@@ -1,13 +1,14 @@
 """The threads of a worker share waitress's loop: the leader/followers pattern.
 
-One thread at a time, the leader, runs the loop and answers the requests that it receives: waking
-another thread takes more CPU time than most answers. Before a leader blocks, it hands the loop over
-to a follower, so the loop never waits for a database. See Schmidt et al., Pattern-Oriented Software
-Architecture, volume 2.
+One thread at a time, the leader, runs the loop. It also answers the requests that it receives,
+because waking another thread takes more CPU time than most answers. Before the leader blocks, it
+hands the loop over to a follower, so the loop never waits for a database. See Schmidt et al.,
+Pattern-Oriented Software Architecture, volume 2; docs/speed.md compares it with waitress's threads.
 
-As many threads answer at once as there are connections to the database. Other requests wait in a
-queue, from which a thread that has answered takes the next one without waking anybody. A request
-that waits for PATIENCE_S gets a thread of its own.
+The number of threads that answer concurrently is that of the database connections, plus one for
+requests that need none. Other requests wait in a queue. A thread that has answered takes the next
+request from it, without waking another thread. A request that has waited for MAX_QUEUED_S gets a
+thread of its own.
 """
 
 import logging
@@ -19,11 +20,10 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.trigger import trigger
 
-# seconds after which the loop returns if nothing happens, and after which it runs again at the
-# latest while requests wait in the queue
+# seconds: the poll timeout of the loop, and its longest interval while requests are queued
 LOOP_TIMEOUT_S = 1.0
 LOOP_INTERVAL_S = 0.005
-PATIENCE_S = 0.1
+MAX_QUEUED_S = 0.1
 
 log = logging.getLogger(__name__)
 _current = threading.local()
@@ -45,21 +45,21 @@ class LeaderFollowers:
 
     Args:
         limit: The maximum number of threads.
-        at_once: How many threads answer at once.
+        concurrency: The maximum number of threads that answer concurrently.
 
     Attributes:
-        map: What the loop watches, connections above all, by file descriptor.
-        looked_at: When the loop last ran, by time.monotonic().
-        is_stopping: Whether the worker ends, so that connections are closed after an answer.
+        map: The sockets that the loop watches, by file descriptor.
+        last_poll: When the loop last ran, by time.monotonic().
+        is_stopping: Whether the worker is shutting down.
     """
 
-    def __init__(self, limit: int, at_once: int) -> None:
+    def __init__(self, limit: int, concurrency: int) -> None:
         self.map: dict[int, wasyncore.dispatcher] = {}
-        self.looked_at = monotonic()
+        self.last_poll = monotonic()
         self.is_stopping = False
         self._trigger = trigger(self.map)
-        self._unused = limit
-        self._at_once = at_once
+        self._unused = threading.Semaphore(limit)
+        self._concurrency = concurrency
         self._lead = threading.Lock()
         self._answering: set[int] = set()
         self._followers: set[int] = set()
@@ -78,17 +78,17 @@ class LeaderFollowers:
             self._trigger.pull_trigger()
 
     def promote(self, *, is_free: bool = False) -> None:
-        """Wake or start a thread that leads, if nobody does; also called a few times a second.
+        """Wake or start a thread if none leads; also called a few times a second.
 
         Args:
-            is_free: Whether another request may be answered at once; else only one that is late.
+            is_free: Whether another thread may answer. If not, only a request that has waited for
+                MAX_QUEUED_S gets one.
         """
         if self._lead.locked() or not (is_free or not self._received or self._is_late()):
             return
         if self._followers:
             self._wake_up.release()
-        elif self._unused:
-            self._unused -= 1
+        elif self._unused.acquire(blocking=False):
             threading.Thread(target=self._work, daemon=True).start()
 
     def hand_over(self, *, is_idle: bool) -> None:
@@ -98,36 +98,35 @@ class LeaderFollowers:
             self._lead.release()
         if is_idle:
             self._answering.discard(threading.get_ident())
-        # else the queue has to wait, and the next thread that has answered goes on with it
-        self.promote(is_free=len(self._answering) < self._at_once)
+        self.promote(is_free=len(self._answering) < self._concurrency)
 
     def _is_late(self) -> bool:
         try:
-            return self._received[0][0] + PATIENCE_S < monotonic()
+            return self._received[0][0] + MAX_QUEUED_S < monotonic()
         except IndexError:
             return False
 
-    def _has_to_look(self) -> bool:
-        return not self._received or self.looked_at + LOOP_INTERVAL_S < monotonic()
+    def _must_poll(self) -> bool:
+        return not self._received or self.last_poll + LOOP_INTERVAL_S < monotonic()
 
     def _work(self) -> None:
         _current.threads, _current.leads = self, False
         me = threading.get_ident()
         while True:
-            if not _current.leads and self._has_to_look():
+            if not _current.leads and self._must_poll():
                 _current.leads = self._lead.acquire(blocking=False)
                 if not (_current.leads or self._received):
                     self._followers.add(me)
                     self._wake_up.acquire()
                     self._followers.discard(me)
                     continue
-            while _current.leads and self._has_to_look():
+            while _current.leads and self._must_poll():
                 self._is_waiting = True
-                # a request queued just before is_waiting was set has not woken the loop
+                # add_task wakes the loop only after is_waiting is set
                 timeout_s = 0 if self._received else LOOP_TIMEOUT_S
                 wasyncore.loop(timeout_s, use_poll=True, map=self.map, count=1)
                 self._is_waiting = False
-                self.looked_at = monotonic()
+                self.last_poll = monotonic()
             try:
                 _, channel = self._received.popleft()
             except IndexError:  # another thread was faster

@@ -7,15 +7,16 @@ import time
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
-from api.server.http_server import BalancedSocket, Channel, connection_counts, create_servers
+from api.server.http_server import BalancedSocket, Channel, create_servers
 from api.server.threads import LOOP_TIMEOUT_S, LeaderFollowers
 
-# seconds between looks at the threads, unless a signal comes
+# seconds between heartbeats, unless a signal arrives
 INTERVAL_S = 0.25
+# during shutdown: seconds between checks for clients, and seconds for which a connection stays
+# open after its last activity, since the client may be sending a request
 DRAIN_INTERVAL_S = 0.05
-# seconds in which a client may send one more request on its connection when the worker ends
-GRACE_S = 1.0
-# threads beyond those of requests that run or wait, so that /live is answered at once
+LINGER_S = 1.0
+# threads for requests that need no database, such as /live
 SPARE_THREADS = 4
 
 
@@ -27,22 +28,30 @@ class WaitressWorker(Worker):
         settings = self.app.settings
         connections = settings.pool_size + settings.slow_reports_at_once
         limit = connections + settings.pool_max_waiting + SPARE_THREADS
-        self._threads = LeaderFollowers(limit, at_once=settings.pool_size + 1)
-        sockets = [BalancedSocket(fileno=listener.sock.detach()) for listener in self.sockets]
-        for each in sockets:
-            each.place = self.age % len(connection_counts)
-            each.count = lambda: len(self._threads.map) if self.alive else 0
+        self._threads = LeaderFollowers(limit, concurrency=settings.pool_size + 1)
+        sockets = [
+            BalancedSocket(listener.sock.detach(), self._has_most_connections)
+            for listener in self.sockets
+        ]
         self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
         while self.alive and os.getppid() == self.ppid:
             self._threads.promote()
-            if time.monotonic() - self._threads.looked_at < LOOP_TIMEOUT_S + INTERVAL_S:
+            if time.monotonic() - self._threads.last_poll < LOOP_TIMEOUT_S + INTERVAL_S:
                 self.notify()  # if the loop is stuck, gunicorn ends the worker
             if select.select([self.PIPE[0]], [], [], INTERVAL_S)[0]:
                 os.read(self.PIPE[0], 512)  # gunicorn writes to this pipe at every signal
         self._drain()
 
+    def _has_most_connections(self) -> bool:
+        """Share the number of connections, and return whether another worker has fewer."""
+        counts = self.app.connection_counts
+        # the listening sockets count too, so a worker that serves never has 0
+        own = 0 if self._threads.is_stopping else len(self._threads.map)
+        counts[self.age % len(counts)] = own
+        return own > min(filter(None, counts), default=own)
+
     def _drain(self) -> None:
-        """Accept no more connections, and wait until all requests are answered."""
+        """Stop accepting connections, and wait until all requests are answered."""
         self._threads.is_stopping = True
         self._servers[0].trigger.pull_trigger(self._stop_listening)
         deadline = time.monotonic() + self.cfg.graceful_timeout
@@ -55,16 +64,17 @@ class WaitressWorker(Worker):
             time.sleep(DRAIN_INTERVAL_S)
 
     def _stop_listening(self) -> None:
-        """Accept all clients that have connected, and close the listening sockets; in the loop."""
+        """Accept the connections in the backlog, and stop listening (called in the loop)."""
         for server in self._servers:
-            known = -1
-            while known < (known := len(self._threads.map)):
+            before = 0
+            while before != len(self._threads.map):
+                before = len(self._threads.map)
                 server.handle_accept()
             wasyncore.dispatcher.close(server)
 
     def _has_clients(self) -> bool:
-        """Tell whether a client waits for an answer, or may be about to send a request."""
-        since = time.time() - GRACE_S
+        """Return whether a client waits for an answer, or may be sending a request."""
+        since = time.time() - LINGER_S
         return any(
             channel.requests or channel.total_outbufs_len or channel.last_activity > since
             for channel in list(self._threads.map.values())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from api.server.worker import GRACE_S
+from api.server.worker import LINGER_S
 from tests.support.waiting import DEADLINE_S, wait_for
 
 PATHS = (
@@ -82,7 +82,7 @@ class Load:
             except (OSError, http.client.HTTPException) as ex:
                 connection.close()
                 is_idle = isinstance(ex, ConnectionResetError | BrokenPipeError)
-                if is_idle and at - before > GRACE_S:
+                if is_idle and at - before > LINGER_S:
                     continue  # a server that ends has closed it, as it may: every client asks anew
                 self.asked.append(Asked(at, path, time.monotonic() - at, failure=ex))
                 time.sleep(0.01)  # a server that refuses connections is not flooded

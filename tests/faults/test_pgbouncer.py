@@ -108,8 +108,8 @@ def assert_all_work(api: ApiProcess, own_server: EmbeddedServer) -> None:
         for path in PATHS
     ]
     with ThreadPoolExecutor(12) as clients:
-        answers = clients.map(api.get, paths + ['/ready'] * 10)
-        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.status_code for answer in clients.map(api.get, paths)} == {200}
+    wait_for(lambda: api.get('/ready').status_code == 200)
     assert 'level=error' not in settled_output(api)
     assert 'prepared statement' not in own_server.read_bootlog()
 

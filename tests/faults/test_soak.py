@@ -30,10 +30,11 @@ from tools.embedded import EmbeddedServer, load
 
 MINUTES = float(os.environ.get('MINUTES') or 0)
 SEED = int(os.environ.get('SOAK_SEED') or random.SystemRandom().randrange(10**6))
-WORKERS, POOL_SIZE = 2, 4
+WORKERS, POOL_SIZE, SLOW_REPORTS = 2, 4, 1
 SETTINGS = {
     'API_WORKERS': str(WORKERS),
     'API_POOL_SIZE': str(POOL_SIZE),
+    'API_SLOW_REPORTS_AT_ONCE': str(SLOW_REPORTS),
     # short, since some faults last until a request has failed, and yet long for a loaded machine
     'API_POOL_TIMEOUT_S': '4',
     'API_STATEMENT_TIMEOUT_S': '5',
@@ -321,7 +322,7 @@ def test_faults_spoil_no_answer_and_leave_nothing_behind(soak: Soak) -> None:
             break
     else:
         raise AssertionError(f'{before} before, {after} after, allowed more: {MARGINS}')
-    wait_for(lambda: len(soak.pids()) <= WORKERS * POOL_SIZE)
+    wait_for(lambda: len(soak.pids()) <= WORKERS * (POOL_SIZE + SLOW_REPORTS))
     assert soak.api.stop() == 0
     errors = [line for line in soak.api.output().splitlines() if 'level=error' in line]
     assert [line for line in errors if 'was sent SIGKILL' not in line] == []

@@ -131,7 +131,8 @@ def checked(place: str, value: Any, type_: Any) -> Any:
     try:
         value = convert(value if place.startswith('[') else parsed(value, kind), type_)
         if allowed is URL:
-            timeout_from_conninfo(conninfo_to_dict(value))
+            # PGCONNECT_TIMEOUT does not count here: the URL is not to blame for it
+            timeout_from_conninfo({'connect_timeout': 2} | conninfo_to_dict(value))
     except (ValueError, psycopg.ProgrammingError):
         number = 'a whole number' if kind is int else 'a number'
         limits = allowed.description or f'{number} from {allowed.ge} to {allowed.le}'

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -24,9 +23,8 @@ from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer, load
 
 AVAILABLE, INACTIVITY, TOP = 'available_benefits', 'inactivity_periods', 'top_benefits'
-GAP = 'significant_gaps'
+pytestmark = pytest.mark.slow
 AN_ELEMENT = r'\[\d+\]\S* old: {"\w+": .* new: absent'
-USED, COUNTED = "'benefitId', ranked.benefit_id", "'usageCount', ranked.usage_count"
 
 
 class Compare:
@@ -90,17 +88,17 @@ def compare(url: str, tmp_path: Path) -> Compare:
         (AVAILABLE, "'24 hours'", "'25 hours'", AN_ELEMENT),
         (AVAILABLE, "then 'person_id'", 'then null', 'missing old: person_id new: none'),
         (INACTIVITY, '>= probed_gaps', '> probed_gaps', AN_ELEMENT),
-        (INACTIVITY, f'by {GAP}.start_time', f'by {GAP}.end_time desc', 'Time old: "2.* new: "2'),
+        (INACTIVITY, 'by significant_gaps.start_time', r'\g<0> desc', 'Time old: "2.* new: "2'),
         (TOP, '"usageTimestamp" > ', '"usageTimestamp" >= ', 'topBenefits180Days.* old: '),
         (TOP, 'benefit_id asc', 'benefit_id desc', r'\.benefitId old: \d+ new: \d+'),
         (TOP, 'left join', 'inner join', AN_ELEMENT),
-        (TOP, f'{USED}, {COUNTED}', f'{COUNTED}, {USED}', 'equal JSON, but other bytes old: '),
+        (TOP, "'[]'", "'[ ]'", r'equal JSON, but other bytes old: .*\[\].* new: .*\[ \]'),
     ],
 )
 def test_mistake_is_found_and_its_smallest_difference_shown(
     compare: Compare, name: str, old: str, new: str, shown: str
 ) -> None:
-    compare.edit_mine(name, old, new)
+    compare.edit_mine(name, old, new.replace(r'\g<0>', old))
     verdict, *rest = compare.lines(1, name)
     assert re.match(r'[1-9]\d* of 200 answers differ; ', verdict)
     told = ' '.join(line.strip() for line in rest)
@@ -129,8 +127,8 @@ def test_rewrite_that_reads_more_is_equal_and_costs_more(compare: Compare) -> No
 def test_both_versions_see_one_snapshot_and_one_time(
     rows: Rows, database_url: str, compare: Compare
 ) -> None:
-    added = "'time', now(), 'uses', (select count(*) from benefit_usage), 'venueId',"
-    edit(compare.file(TOP), "'venueId',", added)
+    seen = "'time', now(), 'uses', (select count(*) from benefit_usage), 'venueId',"
+    edit(compare.file(TOP), "'venueId',", seen)
     compare.mine.write_text(compare.file(TOP).read_text())
     compare.url = database_url
     rows.benefit(1)
@@ -138,7 +136,7 @@ def test_both_versions_see_one_snapshot_and_one_time(
 
     def write() -> None:
         while not is_over.is_set():
-            rows.uses(1, datetime.now())
+            rows.uses(1, 'now')
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -182,8 +180,7 @@ def test_file_that_had_another_path(repository: Compare) -> None:
     shell(repository, f'git mv {path} db/old.sql; git commit -qm Move; git mv db/old.sql {path}')
     [line] = repository.lines(2, TOP, 'HEAD')
     assert 'where the file had another path, write WITH=REVISION:PATH' in line
-    lines = repository.lines(0, TOP, 'HEAD:db/old.sql', '--count', '3')
-    assert lines[2] == 'old: HEAD:db/old.sql'
+    assert 'old: HEAD:db/old.sql' in repository.lines(0, TOP, 'HEAD:db/old.sql', '--count', '3')
 
 
 @pytest.mark.parametrize(
@@ -193,7 +190,6 @@ def test_file_that_had_another_path(repository: Compare) -> None:
         ('with params as', 'with params has', r'mine\.sql line \d+: syntax error at or near'),
         (':person_id::bigint', ':person_id::text', r'mine\.sql: must have the parameters of db/'),
         (f'{AVAILABLE}(', 'mine(', rf'mine\.sql line 1: must be -- name: {AVAILABLE}\('),
-        (' as missing', ' as lost', r'mine\.sql: must return one row, body json and missing text'),
         ('cooldowns (', 'gone as (delete from venue returning id), cooldowns (', 'read-only trans'),
     ],
 )
@@ -205,13 +201,13 @@ def test_broken_version_is_one_line(compare: Compare, old: str, new: str, told: 
 
 def test_timeout_of_one_version_differs_and_of_both_is_no_comparison(compare: Compare) -> None:
     compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(60))')
-    options = (str(compare.mine), '--count', '1')
-    lines = compare.lines(1, TOP, *options, API_STATEMENT_TIMEOUT_S='1')
-    assert lines[0] == '1 of 1 answers differ; cost not known'
-    assert '  new: canceling statement due to statement timeout' in lines
+    brief = {'API_STATEMENT_TIMEOUT_S': '1'}
+    verdict, *rest = compare.lines(1, TOP, str(compare.mine), '--count', '1', **brief)
+    assert verdict == '1 of 1 answers differ; cost not known'
+    assert '  new: canceling statement due to statement timeout' in rest
     compare.file(TOP).write_text(compare.mine.read_text())
-    lines = compare.lines(2, TOP, *options, API_STATEMENT_TIMEOUT_S='1')
-    assert lines[0] == '0 of 1 answers equal; cost not known'
+    verdict, *_ = compare.lines(2, TOP, str(compare.mine), '--count', '1', **brief)
+    assert verdict == '0 of 1 answers equal; cost not known'
 
 
 def test_interrupt_ends_it_quietly(compare: Compare) -> None:
@@ -227,7 +223,6 @@ def test_interrupt_ends_it_quietly(compare: Compare) -> None:
         wait_for(lambda: connection.execute(query).fetchone() == (0,))
 
 
-@pytest.mark.slow
 def test_role_that_may_only_read_on_a_hot_standby(compare: Compare) -> None:
     with EmbeddedServer() as primary:
         load(primary.url(), 'schema.sql', 'sample_data.sql', 'indexes.sql')

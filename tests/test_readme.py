@@ -18,7 +18,7 @@ from tests.support.service import ApiProcess
 
 README = ROOT / 'README.md'
 DBA_README = ROOT / 'db' / 'README.md'
-DOCS = [path for path in PATHS if path.parent.name == 'docs']
+DOCS = [path for path in PATHS if path.parent == ROOT / 'docs']
 
 
 def examples(language: str) -> list[str]:

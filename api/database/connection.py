@@ -20,9 +20,11 @@ CONNECT_TIMEOUT_S = 2
 GRACE_S = 1.0
 # how a server that vanished is noticed, unless the URL says otherwise: libpq's parameters
 LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# A database on the same host often answers before another thread could take over the loop. So a
-# thread waits QUICK_S for it first, unless each of the last LAST_ANSWERS answers took longer
+# A local database usually answers before another thread could take over the loop. So a thread waits
+# LOCAL_WAIT_S for it first, unless each of the last LAST_ANSWERS answers took more than QUICK_S,
+# as those of a distant database behind a local proxy do
 LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
+LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
 LAST_ANSWERS = 32
 
@@ -72,7 +74,7 @@ class Connection(psycopg.Connection):
         try:
             if is_quick:
                 with suppress(_WaitTimeout):  # the exception that super().wait documents
-                    return super().wait(generator, interval, QUICK_S)
+                    return super().wait(generator, interval, LOCAL_WAIT_S)
             self.before_waiting()
             return super().wait(generator, interval, self.patience_s)
         except _WaitTimeout as ex:

@@ -2,9 +2,9 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import psycopg
 from msgspec import Meta, Struct, convert
@@ -12,110 +12,120 @@ from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
 from api import StartError
 
-# what is allowed where it is no range of numbers: in words for the message, and as a pattern
-SWITCH = Meta(description='true or false')
-URL = Meta(
-    # a raw / or @ in a password: libpq takes the rest for host, port or name, which messages show
-    pattern=r'\A(?!postgres(ql)?://[^/@]*[/@][^?]*@)[^\0]*\Z',
-    description='a libpq URL such as postgresql://user@host/name, or host=... dbname=... (without'
-    ' quotes, jdbc:, +driver or parameters that libpq lacks; in a password, %25 for %, %2F for /,'
-    ' %40 for @)',
+# A type says what values are allowed. Its description, if any, says so in the error message
+Switch = Annotated[bool, Meta(description='true or false')]
+Count = Annotated[int, Meta(ge=1, le=1000)]
+Seconds = Annotated[float, Meta(ge=0.1, le=3600)]
+# If a password has a raw / or @, libpq takes the rest for a host, port or database name, and error
+# messages would show that part of the password
+URL = r'\A(?!postgres(ql)?://[^/@]*[/@][^?]*@)[^\0]*\Z'
+URLS = (
+    'a libpq URL such as postgresql://user@host/name, or host=... dbname=... (without quotes,'
+    ' jdbc:, +driver or parameters that libpq lacks; in a password, %25 for %, %2F for /,'
+    ' %40 for @)'
 )
-HOST = Meta(pattern=r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z', description='a host or address')
-LEVEL = Meta(pattern=r'\A(debug|info|warning|error)\Z', description='debug, info, warning or error')
-FOLDER = Meta(pattern=r'\A[^,\0]+\Z')
+Url = Annotated[str, Meta(pattern=URL, description=URLS)]
+HOST = r'(?a)\A[\w:%-]{1,63}(\.[\w:%-]{1,63})*\.?\Z'
+Host = Annotated[str, Meta(pattern=HOST, description='a host name or address')]
+LEVELS = Meta(description='debug, info, warning or error')
+FORMATS = Meta(description='logfmt or json')
 FOLDERS = Meta(description='a list of folders, without commas in their names')
-SECONDS = Meta(ge=0.1, le=3600)
-FORMAT = Meta(pattern=r'\A(logfmt|json)\Z', description='logfmt or json')
+Folders = Annotated[tuple[Annotated[str, Meta(pattern=r'\A[^,\0]+\Z')], ...], FOLDERS]
 SHA256_OF_NOTHING = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
-HASH = Meta(pattern=rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z')
+HASH = rf'\A(?!{SHA256_OF_NOTHING})[0-9a-f]{{64}}\Z'
 HASHES = Meta(description='a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token')
-OMITTED_PORT = r'http://.*:80\Z|https://.*:443\Z'
-ORIGIN = Meta(
-    pattern=rf'\A(?!{OMITTED_PORT})https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[1-9][0-9]*)?\Z'
-)
+Hashes = Annotated[tuple[Annotated[str, Meta(pattern=HASH)], ...], HASHES]
+DEFAULT_PORT = r'http://.*:80\Z|https://.*:443\Z'  # browsers omit it
+ORIGIN = rf'\A(?!{DEFAULT_PORT})https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[1-9][0-9]*)?\Z'
 ORIGINS = Meta(description='a list of origins as browsers send them, such as https://example.com')
+Origins = Annotated[tuple[Annotated[str, Meta(pattern=ORIGIN)], ...], ORIGINS]
 
 
 class ConfigError(StartError):
-    """A setting is unknown or wrong; the message names it and says what is allowed."""
+    """A setting is unknown or wrong. The message names the setting and says what is allowed."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What can be configured; config.example.toml says what each setting means.
+    """All settings; config.example.toml describes them.
 
-    A setting's name is its key in the file and, in capitals after API_, its environment
-    variable. Only `database_url` is `url` in its section and DATABASE_URL outside. A type is
-    annotated with the section and with what is allowed.
+    Each type is annotated with the limits of its values and with the section of the file.
     """
 
-    database_url: Annotated[str, 'database', URL] = ''
-    pool_size: Annotated[int, 'database', Meta(ge=1, le=1000)] = 4
-    pool_max_waiting: Annotated[int, 'database', Meta(ge=3, le=1000)] = 200
-    pool_timeout_s: Annotated[float, 'database', Meta(ge=0.1, le=3600)] = 1.5
-    pool_lifetime_s: Annotated[float, 'database', Meta(ge=1, le=31536000)] = 3600.0
-    statement_timeout_s: Annotated[float, 'database', SECONDS] = 5.0
-    slow_reports_at_once: Annotated[int, 'database', Meta(ge=1, le=1000)] = 1
-    prepare: Annotated[bool, 'database', SWITCH] = True
-    session_settings: Annotated[bool, 'database', SWITCH] = True
-    functions: Annotated[tuple[Annotated[str, FOLDER], ...], 'database', FOLDERS] = ()
+    database_url: Annotated[Url, 'database'] = ''
+    pool_size: Annotated[Count, 'database'] = 4
+    pool_max_waiting: Annotated[int, Meta(ge=3, le=1000), 'database'] = 200
+    pool_timeout_s: Annotated[Seconds, 'database'] = 1.5
+    pool_lifetime_s: Annotated[float, Meta(ge=1, le=31536000), 'database'] = 3600.0
+    statement_timeout_s: Annotated[Seconds, 'database'] = 5.0
+    slow_reports_at_once: Annotated[Count, 'database'] = 1
+    prepare: Annotated[Switch, 'database'] = True
+    session_settings: Annotated[Switch, 'database'] = True
+    functions: Annotated[Folders, 'database'] = ()
 
-    host: Annotated[str, 'server', HOST] = '127.0.0.1'
-    port: Annotated[int, 'server', Meta(ge=0, le=65535)] = 8000
-    workers: Annotated[int, 'server', Meta(ge=0, le=1000)] = 0
-    worker_timeout_s: Annotated[int, 'server', Meta(ge=5, le=3600)] = 30
-    shutdown_timeout_s: Annotated[int, 'server', Meta(ge=1, le=3600)] = 10
-    client_timeout_s: Annotated[int, 'server', Meta(ge=1, le=3600)] = 60
+    host: Annotated[Host, 'server'] = '127.0.0.1'
+    port: Annotated[int, Meta(ge=0, le=65535), 'server'] = 8000
+    workers: Annotated[int, Meta(ge=0, le=1000), 'server'] = 0
+    worker_timeout_s: Annotated[int, Meta(ge=5, le=3600), 'server'] = 30
+    shutdown_timeout_s: Annotated[int, Meta(ge=1, le=3600), 'server'] = 10
+    client_timeout_s: Annotated[int, Meta(ge=1, le=3600), 'server'] = 60
 
-    token_sha256: Annotated[tuple[Annotated[str, HASH], ...], 'auth', HASHES] = ()
+    token_sha256: Annotated[Hashes, 'auth'] = ()
 
-    cache_s: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 10
-    cache_past_s: Annotated[int, 'http', Meta(ge=0, le=31536000)] = 300
-    cors_origins: Annotated[tuple[Annotated[str, ORIGIN], ...], 'http', ORIGINS] = ()
+    cache_s: Annotated[int, Meta(ge=0, le=31536000), 'http'] = 10
+    cache_past_s: Annotated[int, Meta(ge=0, le=31536000), 'http'] = 300
+    cors_origins: Annotated[Origins, 'http'] = ()
 
-    log_level: Annotated[str, 'log', LEVEL] = 'info'
-    log_format: Annotated[str, 'log', FORMAT] = 'logfmt'
+    log_level: Annotated[Literal['debug', 'info', 'warning', 'error'], LEVELS, 'log'] = 'info'
+    log_format: Annotated[Literal['logfmt', 'json'], FORMATS, 'log'] = 'logfmt'
+
+    @property
+    def max_waiting_each(self) -> int:
+        """How many requests may wait for each of the three things that pool_max_waiting covers."""
+        return self.pool_max_waiting // 3
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings.
 
     Args:
-        environment: Variables by name. API_CONFIG names the file, which must then exist;
-            without it, config.toml in the working folder is read if it is there.
+        environment: Variables by name. API_CONFIG names the file, which must then exist. Without
+            it, config.toml in the working directory is read if it exists.
 
     Raises:
         ConfigError: The file cannot be read, a setting is unknown, or a value is not allowed.
     """
-    ours = {
-        name: value.strip()  # a secret's file often ends with a newline
+    variables = {
+        name: value.strip()  # the file of a secret often ends with a newline
         for name, value in environment.items()
         if name.startswith('API_') or name == 'DATABASE_URL'
     }
-    written = read_file(ours.pop('API_CONFIG', '')) | ours
+    given = read_file(variables.pop('API_CONFIG', '')) | variables
     values = {}
-    for name, type_ in get_type_hints(Settings, include_extras=True).items():
-        for place in places(name, type_.__metadata__[0]):
-            if place in written:
-                values[name] = checked(place, written.pop(place), type_)
-    if written:
-        raise ConfigError(f'{min(written)}: there is no such setting')
+    for name, type_, *places in known_settings():
+        for place in places:
+            if place in given:
+                values[name] = checked(name, type_, place, given.pop(place))
+    if given:
+        raise ConfigError(f'{min(given)}: there is no such setting')
     return Settings(**values)
 
 
-def places(name: str, section: str) -> tuple[str, str]:
-    """Return where a setting can be written: its key in the file, and its variable."""
-    if name == 'database_url':
-        return '[database] url', 'DATABASE_URL'
-    return f'[{section}] {name}', f'API_{name.upper()}'
+def known_settings() -> Iterator[tuple[str, Any, str, str]]:
+    """Yield each setting's name, type, key in the file, and environment variable."""
+    for name, type_ in get_type_hints(Settings, include_extras=True).items():
+        _, section = type_.__metadata__
+        if name == 'database_url':
+            yield name, type_, '[database] url', 'DATABASE_URL'
+        else:
+            yield name, type_, f'[{section}] {name}', f'API_{name.upper()}'
 
 
-def read_file(named: str) -> dict[str, Any]:
-    """Return the values of a settings file by section and key; none if there is no file."""
-    path = Path(named or 'config.toml')
+def read_file(name: str) -> dict[str, Any]:
+    """Return the values of a settings file by section and key, as in '[server] port'."""
+    path = Path(name or 'config.toml')
     try:
-        file = tomllib.loads(path.read_text('utf-8-sig')) if named or path.exists() else {}
-    except (OSError, ValueError) as ex:  # neither quotes a value
+        file = tomllib.loads(path.read_text('utf-8-sig')) if name or path.exists() else {}
+    except (OSError, ValueError) as ex:  # neither message quotes a value
         raise ConfigError(f'{path}: {getattr(ex, "strerror", ex)}') from ex
     values = {}
     for section, content in file.items():
@@ -125,26 +135,26 @@ def read_file(named: str) -> dict[str, Any]:
     return values
 
 
-def checked(place: str, value: Any, type_: Any) -> Any:
-    """Return a value if the setting allows it; the message never quotes it."""
-    kind, allowed = type_.__origin__, type_.__metadata__[1]
+def checked(name: str, type_: Any, place: str, value: Any) -> Any:
+    """Return the value of a setting, converted to its type. Messages never quote the value."""
+    kind, (limits, _) = type_.__origin__, type_.__metadata__
     try:
         value = convert(value if place.startswith('[') else parsed(value, kind), type_)
-        if allowed is URL:
-            # PGCONNECT_TIMEOUT does not count here: the URL is not to blame for it
+        if name == 'database_url':
+            # connect_timeout is set here so that PGCONNECT_TIMEOUT, which may be wrong, is not read
             timeout_from_conninfo({'connect_timeout': 2} | conninfo_to_dict(value))
     except (ValueError, psycopg.ProgrammingError):
         number = 'a whole number' if kind is int else 'a number'
-        limits = allowed.description or f'{number} from {allowed.ge} to {allowed.le}'
-        raise ConfigError(f'{place}: must be {limits}') from None
+        allowed = limits.description or f'{number} from {limits.ge} to {limits.le}'
+        raise ConfigError(f'{place}: must be {allowed}') from None
     return value
 
 
 def parsed(text: str, kind: Any) -> Any:
-    """Return what a variable's text is in the file."""
-    if kind is str:
+    """Parse the text of an environment variable to the value that the file would have."""
+    if kind is str or get_origin(kind) is Literal:
         return text
-    if get_origin(kind) is not tuple:
-        [line] = text.split('\n')  # TOML would read a second line as another setting
-        return tomllib.loads(f'value = {line}')['value']
-    return [item.strip() for item in text.split(',')] if text else []
+    if get_origin(kind) is tuple:
+        return [item.strip() for item in text.split(',')] if text else []
+    [line] = text.split('\n')  # TOML would read a second line as another setting
+    return tomllib.loads(f'value = {line}')['value']

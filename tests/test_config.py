@@ -7,28 +7,24 @@ import tomllib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 import api.config
-from api.config import ConfigError, Settings, load_settings, places
+from api.config import ConfigError, Settings, known_settings, load_settings
 from tests.support.commands import clean_environment
 from tests.support.project import ROOT
 from tests.support.service import ApiProcess
 from tests.support.waiting import DEADLINE_S
 
 # of every setting: its name, its key in the file and its variable
-SETTINGS = [
-    (name, *places(name, type_.__metadata__[0]))
-    for name, type_ in get_type_hints(Settings, include_extras=True).items()
-]
+SETTINGS = [(name, place, variable) for name, _, place, variable in known_settings()]
 HASH = sha256(b'token').hexdigest()
 # what the messages say is allowed
 PORTS = 'a whole number from 0 to 65535'
 ORIGINS = 'a list of origins as browsers send them, such as https://example.com'
 HASHES = 'a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token'
-URL = api.config.URL.description
+URL = api.config.URLS
 
 
 def write(folder: Path, text: str) -> dict[str, str]:
@@ -118,7 +114,7 @@ def test_empty_variable_overrides_the_file(tmp_path: Path) -> None:
         ('API_PORT', PORTS),
         ('API_STATEMENT_TIMEOUT_S', 'a number from 0.1 to 3600'),
         ('API_PREPARE', 'true or false'),
-        ('API_HOST', 'a host or address'),
+        ('API_HOST', 'a host name or address'),
         ('API_LOG_LEVEL', 'debug, info, warning or error'),
     ],
 )
@@ -186,7 +182,11 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
             ['nan', 'inf', '-inf', '1e400', '0.09', 'true', '1.5s'],
         ),
         ('API_PREPARE', 'true or false', ['yes', '1', '0', 'True', '"true"']),
-        ('API_HOST', 'a host or address', [' ', 'a b', 'http://localhost', 'a..b', '.', 'a' * 64]),
+        (
+            'API_HOST',
+            'a host name or address',
+            [' ', 'a b', 'http://localhost', 'a..b', '.', 'a' * 64],
+        ),
     ],
 )
 def test_wrong_variable_is_refused(variable: str, allowed: str, values: list[str]) -> None:

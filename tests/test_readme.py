@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import fields
 
 from api.app import REPORTS
-from api.config import Settings, places
+from api.config import Settings, known_settings
 from api.database.queries import FOLDER
 from tests.pages import BASE, PAGES, PATHS, anchors, blocks, commands, names, tables
 from tests.support.commands import run
@@ -60,7 +60,7 @@ def test_every_default_that_is_told_is_so() -> None:
 
 
 def test_every_variable_that_is_named_exists() -> None:
-    known = {places(f.name, '')[1] for f in fields(Settings)} | {'API_CONFIG', 'API_'}
+    known = {variable for *_, variable in known_settings()} | {'API_CONFIG', 'API_'}
     files = [*PATHS, *(ROOT / 'deploy').iterdir(), ROOT / 'Makefile', ROOT / 'config.example.toml']
     for path in files:
         assert set(re.findall(r'\bAPI_[A-Z0-9_]*', path.read_text())) <= known, path

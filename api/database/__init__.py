@@ -1,9 +1,9 @@
-"""From a query's values to PostgreSQL's bytes.
+"""Runs SQL files on PostgreSQL.
 
-    queries     the SQL files and their parameters
-    connection  a connection: how values travel, how long it waits
-    pool        the pool of connections, and one more try when a connection breaks
-    slow        slow queries: identical requests share an answer, and few run at once
+    queries     loads the SQL files and their parameters
+    connection  a connection with session settings and timeouts
+    pool        a connection pool with one retry
+    slow        a separate pool for slow queries; coalesces identical requests
 
-Its errors are those of psycopg and psycopg_pool. It imports `telemetry` and `config`, not HTTP.
+Raises the exceptions of psycopg and psycopg_pool. Imports `telemetry` and `config`, not HTTP.
 """

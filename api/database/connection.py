@@ -1,4 +1,4 @@
-"""A connection: its parameters, what it is set to, and how long it waits."""
+"""A connection: its parameters, its session settings and its timeouts."""
 
 import os
 import traceback
@@ -16,13 +16,18 @@ from psycopg.types.json import set_json_loads
 from api.config import ConfigError, Settings
 
 CONNECT_TIMEOUT_S = 2
-# seconds beyond the statement timeout after which a server that does not answer is given up
+# seconds after the statement timeout at which a connection to an unresponsive server is closed
 GRACE_S = 1.0
-# how a server that vanished is noticed, unless the URL says otherwise: libpq's parameters
-LIVENESS = 'keepalives_idle=5 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000'
-# A local database usually answers before another thread could take over the loop. So a thread waits
-# LOCAL_WAIT_S for it first, unless each of the last LAST_ANSWERS answers took more than QUICK_S,
-# as those of a distant database behind a local proxy do
+# libpq's parameters that detect a lost server; the URL overrides them
+LIVENESS = {
+    'keepalives_idle': 5,
+    'keepalives_interval': 1,
+    'keepalives_count': 3,
+    'tcp_user_timeout': 5000,
+}
+# A local database usually answers before another thread could take over the server's loop. So a
+# thread waits LOCAL_WAIT_S for it before it hands over the loop, unless each of the last
+# LAST_ANSWERS answers took more than QUICK_S
 LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
@@ -30,27 +35,32 @@ LAST_ANSWERS = 32
 
 
 class Connection(psycopg.Connection):
-    """A connection with a limit to every wait.
+    """A connection with a timeout for every wait.
 
     Attributes:
-        before_waiting: Called by a thread before it waits for long.
-        patience_s: Seconds after which a server that does not answer is given up.
+        before_waiting: Called by a thread before it waits for longer than QUICK_S.
+        patience_s: Seconds that a thread waits for the server.
     """
 
     _late_answers = 0
 
     @classmethod
     def connect(cls, conninfo: str = '', **parameters: Any) -> 'Connection':
-        """Connect; a failure says in one line where and why (called by the pool)."""
+        """Connect (called by the pool).
+
+        Raises:
+            psycopg.OperationalError: The connection failed. The message is one line and names the
+                database.
+        """
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
-            # its frames keep the socket of an attempt that timed out until they are collected
+            # the traceback's frames refer to the socket of a timed-out attempt: this closes it now
             traceback.clear_frames(ex.__traceback__)
             raise psycopg.OperationalError(f'{in_one_line(ex)} ({describe(parameters)})') from None
 
     def set_up(self, settings: Settings, before_waiting: Callable[[], None] = lambda: None) -> None:
-        """Set what the role may not have set: read-only, UTC and a statement timeout."""
+        """Prepare the session: read-only, UTC, the statement timeout, JSON as bytes."""
         self.before_waiting = before_waiting
         self.patience_s = settings.statement_timeout_s + GRACE_S
         if settings.session_settings:
@@ -58,31 +68,35 @@ class Connection(psycopg.Connection):
                 "set default_transaction_read_only = on; set timezone = 'UTC';"
                 f' set statement_timeout = {settings.statement_timeout_s * 1000:.0f}'
             )
-        # each statement is prepared when it first runs
+        # 0 prepares each statement at its first execution; None never prepares
         self.prepare_threshold = 0 if settings.prepare else None
-        set_json_loads(bytes, self)  # JSON is not parsed
+        set_json_loads(bytes, self)
 
     def wait(self, generator: PQGen, interval: float = 0.1, _: Any = None) -> Any:
         """Wait for the server (called by psycopg for every exchange with it).
 
         Raises:
-            psycopg.errors.QueryCanceled: The server does not answer; the connection is closed.
+            psycopg.errors.QueryCanceled: The server did not answer within patience_s, and the
+                connection is closed. The statement timeout has passed by then, so callers treat
+                this like the server's own cancellation.
         """
-        is_local = self.pgconn.hostaddr in LOCAL_ADDRESSES
-        is_quick = is_local and self._late_answers < LAST_ANSWERS
         started = perf_counter()
         try:
-            if is_quick:
-                with suppress(_WaitTimeout):  # the exception that super().wait documents
+            if self._expects_quick_answer():
+                with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
                     return super().wait(generator, interval, LOCAL_WAIT_S)
             self.before_waiting()
             return super().wait(generator, interval, self.patience_s)
         except _WaitTimeout as ex:
             self.close()
-            raise QueryCanceled('no answer') from ex
+            raise QueryCanceled('the server does not respond') from ex
         finally:
             is_late = perf_counter() - started > QUICK_S
             self._late_answers = self._late_answers + 1 if is_late else 0
+
+    def _expects_quick_answer(self) -> bool:
+        is_local = self.pgconn.hostaddr in LOCAL_ADDRESSES
+        return is_local and self._late_answers < LAST_ANSWERS
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -92,26 +106,28 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         ConfigError: The settings name no database.
     """
     if not settings.database_url:
-        raise ConfigError('no database: set DATABASE_URL, or url in [database] of config.toml')
+        raise ConfigError(
+            'no database is configured: set DATABASE_URL, or url in [database] of config.toml'
+        )
     return {
         'fallback_application_name': f'membership-benefits-api/{os.getpid()}',
         **({} if 'PGCONNECT_TIMEOUT' in os.environ else {'connect_timeout': CONNECT_TIMEOUT_S}),
-        **conninfo_to_dict(LIVENESS),
+        **LIVENESS,
         **conninfo_to_dict(settings.database_url),
-        # JSON is sent on as it comes, so it must be UTF-8, whatever the database and the role say
+        # responses pass on the server's bytes, and JSON is UTF-8; this overrides the role's setting
         'client_encoding': 'UTF8',
         'autocommit': True,
-        # parameters are PostgreSQL's own: $1, $2
+        # RawCursor takes PostgreSQL's parameters: $1, $2
         'cursor_factory': psycopg.RawCursor,
     }
 
 
 def in_one_line(ex: Exception) -> str:
-    """Return the message of an exception."""
+    """Return the message of an exception, with its lines joined."""
     return ' '.join(str(ex).split())
 
 
 def describe(parameters: dict[str, Any]) -> str:
-    """Return the parameters that name a database; libpq's defaults stand for those left out."""
+    """Return the connection parameters that identify the database, without passwords."""
     names = ('service', 'host', 'hostaddr', 'port', 'dbname', 'user')
     return make_conninfo(**{name: parameters[name] for name in names if name in parameters})

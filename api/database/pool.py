@@ -1,7 +1,9 @@
-"""A pool of connections: one round trip for an answer, one more try if a connection breaks."""
+"""A connection pool that retries a statement once if its connection was lost."""
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import get_ident
 from time import perf_counter
 
 import psycopg
@@ -14,23 +16,24 @@ from api.database.queries import Query, Values
 from api.telemetry import metrics
 from api.telemetry.timings import Timings
 
-# the columns of a query: the body, and the parameter that names nothing
+# the columns of a query's row: body, and the parameter whose entity does not exist
 Answer = tuple[bytes, str | None]
 
-# seconds that a ping waits for a connection, and then for its answer
+# seconds that a ping waits for a connection, and then for the server
 PING_S = 1.0
-# why PostgreSQL ends a statement that would succeed if it ran again: a deadlock, a standby's replay
-PASSING = (DeadlockDetected, SerializationFailure)
+# errors after which a statement succeeds if it runs again: a deadlock, a conflict with recovery on
+# a standby
+TRANSIENT = (DeadlockDetected, SerializationFailure)
 
-# its warnings say why there is no connection; it also logs every request, which takes time
+# below warning, the pool logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
 
 
 class Pool:
-    """A pool of read-only connections. It needs no database to start.
+    """A connection pool. It starts without waiting for the database.
 
     Args:
-        settings: Where the database is, and how long to wait for it.
+        settings: The database and its timeouts.
         size: The maximum number of connections.
         before_waiting: Called by a thread that is about to wait.
 
@@ -42,15 +45,17 @@ class Pool:
         self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
         self._before_waiting = before_waiting
-        self._in_use: set[Connection] = set()
+        # the threads that have a connection
+        self._users: set[int] = set()
         self._pool = ConnectionPool(
             connection_class=Connection,
             kwargs=connection_parameters(settings),
             min_size=1,
             max_size=size,
-            max_waiting=settings.pool_max_waiting // 3,  # see SlowQueries
+            max_waiting=settings.max_waiting_each,
             max_lifetime=settings.pool_lifetime_s,
-            # the pauses between attempts never grow: after these seconds the pool begins anew
+            # After this timeout, the pool would stop its attempts to connect until the next
+            # request. check() starts a new series of attempts, with short delays
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
             configure=lambda connection: connection.set_up(settings, before_waiting),
@@ -62,54 +67,60 @@ class Pool:
 
         Args:
             query: The query.
-            values: A value for each of its parameters.
-            timings: Where to add the time that this takes.
+            values: A value for each parameter of the query, by name.
+            timings: The time of this call is added to it.
 
         Raises:
-            psycopg_pool.TooManyRequests: Too many requests wait, or this one waited for too long.
-            psycopg.errors.QueryCanceled: The query took too long, or the server does not answer.
-            psycopg.OperationalError: The database cannot be used now.
-            psycopg.Error: PostgreSQL refuses the query.
+            psycopg_pool.TooManyRequests: Too many requests wait for a connection, or all
+                connections were in use for pool_timeout_s.
+            psycopg.errors.QueryCanceled: The query exceeded the statement timeout.
+            psycopg.OperationalError: The database is unavailable.
+            psycopg.Error: PostgreSQL rejects the query.
         """
         ordered = [values[each.name] for each in query.parameters]
         return self._run(query.sql, ordered, timings, *self._limits_s)
 
     def ping(self) -> None:
-        """Ask the database for a sign of life.
+        """Check that the database responds.
+
+        If all connections are in use, this succeeds: the service is busy. If the database stops
+        responding meanwhile, their statements time out, and a later ping fails.
 
         Raises:
-            psycopg.OperationalError: It gives none in time.
+            psycopg.OperationalError: The database does not respond within PING_S.
         """
         try:
-            self._run(b'select 1', (), Timings(), PING_S, PING_S)
+            with suppress(TooManyRequests):
+                self._run(b'select 1', (), Timings(), PING_S, PING_S)
         except QueryCanceled as ex:
-            raise psycopg.OperationalError('no answer') from ex
+            raise psycopg.OperationalError('the server does not respond') from ex
 
     def _run(
         self, sql: bytes, values: Sequence, timings: Timings, timeout_s: float, patience_s: float
     ) -> tuple:
-        """Run a statement that only reads, and once more if it failed for a passing reason."""
+        """Run a read-only statement. Retry it once after a lost connection or TRANSIENT error."""
         may_retry = True
         while True:
-            asked = perf_counter()
+            requested = perf_counter()
             connection = self._get_connection(timeout_s)
-            self._in_use.add(connection)
+            self._users.add(get_ident())
             started = perf_counter()
-            timings.pool_s += started - asked
+            timings.pool_s += started - requested
             connection.patience_s = patience_s
             try:
                 return connection.execute(sql, values).fetchone()
             except psycopg.OperationalError as ex:
-                # PostgreSQL may end a parallel worker first, and the connection's process next
+                # PostgreSQL may end a parallel worker before the session's own process, so
+                # AdminShutdown may arrive on a connection that still works
                 is_lost = connection.broken or isinstance(ex, AdminShutdown)
                 if is_lost:
-                    self._pool.drain()  # the other connections may be broken too
-                if not may_retry or not (is_lost or isinstance(ex, PASSING)):
+                    self._pool.drain()  # the other connections are probably lost too
+                if not may_retry or not (is_lost or isinstance(ex, TRANSIENT)):
                     raise
             finally:
                 timings.database_s += perf_counter() - started
-                self._in_use.discard(connection)
                 self._pool.putconn(connection)
+                self._users.discard(get_ident())
             may_retry = False
             metrics.retries.inc()
 
@@ -121,6 +132,6 @@ class Pool:
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)
         except PoolTimeout as ex:
-            if len(self._in_use) < self._size:
-                raise  # not all connections are in use: no more can be made
+            if len(self._users) < self._size:
+                raise  # the pool cannot make another connection: the database is unavailable
             raise TooManyRequests('all connections are in use') from ex

@@ -1,7 +1,8 @@
 """The SQL files and their parameters.
 
-A file holds one query, and begins with `-- name: file_name(parameter, ...)^`, as aiosql has it.
-Each parameter stands in it once: `:name::type`, or `coalesce(:name::type` if it may be left out.
+A file contains one query. Its first line is `-- name: file_name(parameter, ...)^`: the header of
+the library aiosql, with which other programs can load the file. Each parameter occurs once, as
+`:name::type`, or as `coalesce(:name::type` if it is optional.
 """
 
 import re
@@ -13,26 +14,26 @@ from api import StartError
 
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
-# a value for each parameter of a query, by its name; PostgreSQL reads each from its text, so that
-# the statement is the same whatever the values
+# A value for each parameter of a query, by name. All values are sent as text, so the statement and
+# its plan never depend on the types of Python's values
 Values = dict[str, str | None]
 
-# a report has 4,000; psycopg sends so many at once
+# A query usually has 4,000. The limit stops a file that is no query, such as a dump, at the start
 MAX_CHARACTERS = 50_000
 
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
-# also in comments and literals, as psql and pgbench have it
-PARAMETER = re.compile(r'(?P<optional>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
+# psql and pgbench replace variables in comments and literals too, so these are not skipped here
+PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
 FIRST_WORD = re.compile(r'^\w+', re.MULTILINE)
 
 
 class QueryFileError(StartError):
-    """A SQL file breaks a rule, or the database refuses it; the message names file and line."""
+    """A SQL file is invalid, or the database rejects it. The message names the file and line."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a query: its name and PostgreSQL type, and whether it may be left out."""
+    """A parameter of a query, with its PostgreSQL type."""
 
     name: str
     type: str
@@ -46,8 +47,8 @@ class Query:
     Attributes:
         name: The name of the file without .sql.
         path: The file.
-        sql: What PostgreSQL runs: the file with $1, $2 and so on as its parameters, and with its
-            name after the first word, since pg_stat_statements drops the comments before it.
+        sql: The statement: the text of the file with $1, $2 and so on as parameters, and with the
+            file's name after the first word. pg_stat_statements drops comments before that word.
         parameters: The parameters, in the order of their numbers.
     """
 
@@ -57,21 +58,22 @@ class Query:
     parameters: tuple[Parameter, ...]
 
     def line_at(self, position: str | None) -> str:
-        """Name the line in the file of a position, if PostgreSQL gives one."""
+        """Return ' line 3' for a position in the statement, or '' if PostgreSQL reports none."""
         before = self.sql.decode()[: int(position or 1) - 1]
         return f' line {before.count(chr(10)) + 1}' if position else ''
 
 
 def find_query(name: str, folders: Iterable[str]) -> Query:
-    """Load the file of a query from the first folder that has it, or else from FOLDER.
+    """Load a query from the first folder that has its file, or else from FOLDER.
 
     Raises:
-        QueryFileError: The file breaks a rule, or has other parameters than that in FOLDER.
+        QueryFileError: The file is invalid, or its parameters differ from those of the file in
+            FOLDER.
     """
     original = load_query(FOLDER / f'{name}.sql')
     for folder in map(Path, folders):
         path = folder / original.path.name
-        try:  # a link that leads nowhere is in the list too, and load_query refuses it
+        try:  # iterdir() lists broken links, too: load_query reports them
             is_here = path in folder.iterdir()
         except OSError as ex:
             raise QueryFileError(f'{folder}: {ex.strerror}') from ex
@@ -87,7 +89,7 @@ def load_query(path: Path) -> Query:
     """Load a SQL file.
 
     Raises:
-        QueryFileError: The file cannot be read, or breaks a rule.
+        QueryFileError: The file cannot be read, or is invalid.
     """
     try:
         text = path.read_text('utf-8-sig')
@@ -98,7 +100,7 @@ def load_query(path: Path) -> Query:
         raise QueryFileError(f'{path} line {line}: must be UTF-8') from ex
     if len(text) > MAX_CHARACTERS:
         raise QueryFileError(f'{path}: must have {MAX_CHARACTERS} characters at most')
-    if '\0' in text:  # libpq takes it for the end of the query
+    if '\0' in text:  # libpq would end the statement there
         line = text.count('\n', 0, text.index('\0')) + 1
         raise QueryFileError(f'{path} line {line}: must not have a NUL byte')
     header = HEADER.match(text)
@@ -106,18 +108,20 @@ def load_query(path: Path) -> Query:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')
     names = header[2].replace(',', ' ').split()
     parameters: dict[str, Parameter] = {}
-    sql = text
-    for found in PARAMETER.finditer(text):
-        name, type_ = found['name'], found['type']
+
+    def number(found: re.Match) -> str:
+        name, type_, coalesce = found['name'], found['type'], found['coalesce']
         if name not in names or name in parameters or not type_:
             line = text.count('\n', 0, found.start('name')) + 1
             raise QueryFileError(
-                f'{path} line {line}: :{name} is not allowed here. Each parameter of line 1 stands'
-                ' once: :name::type, or coalesce(:name::type if it may be left out'
+                f'{path} line {line}: :{name} is not allowed here. Each parameter of line 1 must'
+                ' occur once, as :name::type, or as coalesce(:name::type if it is optional'
             )
-        parameters[name] = Parameter(name, type_, bool(found['optional']))
-        sql = sql.replace(f':{name}::', f'${len(parameters)}::')
-    if lacking := set(names) - parameters.keys():
-        raise QueryFileError(f'{path}: lacks the parameters {", ".join(sorted(lacking))}')
+        parameters[name] = Parameter(name, type_, is_optional=bool(coalesce))
+        return f'{coalesce or ""}${len(parameters)}::{type_}'
+
+    sql = PARAMETER.sub(number, text)
+    if missing := set(names) - parameters.keys():
+        raise QueryFileError(f'{path}: lacks the parameters {", ".join(sorted(missing))}')
     sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', sql, count=1)
     return Query(path.stem, path, sql.encode(), tuple(parameters.values()))

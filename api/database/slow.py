@@ -1,6 +1,6 @@
-"""Slow queries have connections of their own, and identical requests share an answer.
+"""Slow queries use a pool of their own, and identical concurrent requests are coalesced.
 
-So they leave the other connections to the others (a bulkhead, see M. Nygard, Release It!).
+A separate pool keeps connections free for other queries (a bulkhead, see M. Nygard, Release It!).
 """
 
 from collections.abc import Callable
@@ -19,14 +19,11 @@ from api.telemetry.timings import Timings
 
 
 class SlowQueries:
-    """Runs slow queries.
-
-    Of `pool_max_waiting`, a third may wait for such a connection, a third for the answer to an
-    identical request, and a third for a connection of the other pool.
+    """Runs slow queries and coalesces identical requests.
 
     Args:
-        pool: The pool of their connections.
-        settings: How many requests wait for the answer to an identical one, and for how long.
+        pool: The pool for slow queries.
+        settings: How many requests may wait for the answer to an identical one, and how long.
         before_waiting: Called by a thread that is about to wait.
     """
 
@@ -35,10 +32,10 @@ class SlowQueries:
         self._before_waiting = before_waiting
         self._timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
-        self._may_wait = Semaphore(settings.pool_max_waiting // 3)
+        self._may_wait = Semaphore(settings.max_waiting_each)
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
-        """Run a query, or wait for the answer to an identical request; see Pool.fetch."""
+        """Run a query, or wait for the answer to an identical running one; see Pool.fetch."""
         key = (query.name, *values.values())
         mine: Future[Answer] = Future()
         first = self._running.setdefault(key, mine)
@@ -55,16 +52,17 @@ class SlowQueries:
             del self._running[key]
 
     def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
-        metrics.shared.inc()
         if not self._may_wait.acquire(blocking=False):
-            raise TooManyRequests('too many requests wait for an identical one')
+            raise TooManyRequests('too many requests wait for identical ones')
         started = perf_counter()
         try:
             self._before_waiting()
             with metrics.waiting.track_inprogress():
-                return first.result(self._timeout_s)
+                answer = first.result(self._timeout_s)
+            metrics.shared.inc()
+            return answer
         except TimeoutError as ex:
-            raise TooManyRequests('the identical request takes too long') from ex
+            raise TooManyRequests('the identical request took too long') from ex
         except psycopg.Error as ex:
             raise type(ex)(*ex.args) from ex
         finally:

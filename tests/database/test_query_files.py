@@ -125,6 +125,14 @@ def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
     )
 
 
+def test_cast_that_looks_like_a_parameter_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / 'busiest_days.sql'
+    path.write_text(FOURTH.replace('null::text', 'now()::timestamp::date'))
+    sql = load_query(path).sql.decode()
+    assert 'now()::timestamp::date' in sql
+    assert 'coalesce($3::timestamptz' in sql
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
@@ -134,7 +142,7 @@ def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
         (
             ', since',
             '',
-            ' line 6: :since is not allowed here. Each parameter of line 1 stands once',
+            ' line 6: :since is not allowed here. Each parameter of line 1 must occur once',
         ),
         ('(venue_id', '(unused, venue_id', ': lacks the parameters unused'),
         ('null::text', ':since::text', ' line 10: :since is not allowed here'),

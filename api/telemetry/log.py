@@ -1,11 +1,10 @@
 """The log: one line for each event, on standard error, in logfmt or JSON.
 
 Fields are given to `logging` as a mapping: `log.info('request', {'status': 200})`. A thread writes
-the lines, so a log that nobody reads holds up no request: lines that do not fit in the queue are
+the lines, so a slow or blocked reader of the log delays no request: lines that exceed the queue are
 dropped and counted.
 """
 
-import atexit
 import json
 import logging
 import os
@@ -17,20 +16,20 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
+from threading import Thread
 
 from api.telemetry import metrics
 
-# lines that may wait in a process: about a second of a busy one's
+# maximum number of queued lines per process: a busy process logs about as many in one second
 MAX_LINES = 4096
-# seconds in which lines are gathered, to be written at once
-GATHERING_S = 0.1
-NEEDS_QUOTES = re.compile(r'[\s="]')
-# seconds that a process that ends waits for its last lines to be written
+# seconds for which lines are collected, so that one system call writes many of them
+BATCH_S = 0.1
+# maximum time to flush the log at exit
 FLUSH_S = 1.0
+NEEDS_QUOTES = re.compile(r'[\s="]')
 
-# the id of the request that this thread answers; every line has it
+# the id of the request that the current thread answers; every line has it
 request_id: ContextVar[str | None] = ContextVar('request_id', default=None)
 
 
@@ -54,10 +53,10 @@ RENDERERS = {'logfmt': to_logfmt, 'json': to_json}
 
 
 class LineFormatter(logging.Formatter):
-    """Makes a line of a record.
+    """Formats a record as one line.
 
     Args:
-        render: Makes a line of fields.
+        render: Formats the fields of a line.
     """
 
     def __init__(self, render: Callable[[Mapping[str, object]], str]) -> None:
@@ -81,92 +80,66 @@ class LineFormatter(logging.Formatter):
         return self._render(fields)
 
 
-class LogHandler(QueueHandler):
-    """Queues records for a thread of the process, also of one that is forked."""
+class LogHandler(logging.Handler):
+    """Queues records. A thread formats and writes them, one thread in each forked process too."""
 
     def __init__(self) -> None:
-        super().__init__(SimpleQueue())
-        self.listener = self._start_listener()
+        super().__init__()
+        # The lines of several processes stay whole only in writes of at most PIPE_BUF to a pipe
+        is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
+        self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
+        self._start_thread()
         os.register_at_fork(after_in_child=self._start_in_child)
 
-    def _start_listener(self) -> 'BatchListener':
-        listener = BatchListener(self.queue, self)
-        listener.start()
-        return listener
+    def _start_thread(self) -> None:
+        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+        self._thread = Thread(target=self._write_records, args=[self._queue], daemon=True)
+        self._thread.start()
 
     def _start_in_child(self) -> None:
-        if self in logging.root.handlers:
-            self.queue = SimpleQueue()  # the parent writes what is in the other one
-            self.listener = self._start_listener()
+        if self in logging.root.handlers:  # a reload replaces the handler
+            self._start_thread()  # with a new queue: the parent writes the records of the old one
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a record for the queue: the listener formats it."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record, or drop and count it if the queue is full."""
         record.request_id = request_id.get()
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queue a record, or drop it and count that."""
-        if self.queue.qsize() < MAX_LINES:
-            self.queue.put(record)
+        if self._queue.qsize() < MAX_LINES:
+            self._queue.put(record)
         else:
             metrics.dropped_lines.inc()
 
-    def flush(self) -> None:
-        """Wait until all lines are written, for FLUSH_S at most."""
-        self.listener.enqueue_sentinel()
-        self.listener._thread.join(FLUSH_S)
+    def close(self) -> None:
+        """End the thread after it has written all lines, or after FLUSH_S (called at exit)."""
+        self._queue.put(None)
+        self._thread.join(FLUSH_S)
+        super().close()
+
+    def _write_records(self, queue: SimpleQueue[logging.LogRecord | None]) -> None:
+        records: list[logging.LogRecord | None] = []
+        while None not in records:  # None ends the thread
+            records = [queue.get()]
+            time.sleep(BATCH_S)
+            records += [queue.get() for _ in range(queue.qsize())]
+            batch = b''
+            for record in filter(None, records):
+                line = f'{self.format(record)}\n'.encode(errors='backslashreplace')
+                if len(batch) + len(line) > self._batch_bytes:
+                    write(batch)
+                    batch = b''
+                batch += line
+            write(batch)
 
 
-class BatchListener(QueueListener):
-    """Writes many lines at once.
-
-    Args:
-        queue: Where records come from.
-        handler: The handler that formats them.
-    """
-
-    def __init__(self, queue: SimpleQueue, handler: logging.Handler) -> None:
-        super().__init__(queue)
-        self._handler = handler
-        self._lines: list[bytes] = []
-        # what is written to a pipe in larger pieces may be mixed with the lines of other processes
-        is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
-        self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
-
-    def dequeue(self, block: bool) -> logging.LogRecord | None:
-        """Return the next record; None ends the thread (called by the base class)."""
-        if self.queue.empty() or len(self._lines) >= MAX_LINES:
-            self._write_lines()
-        record = self.queue.get(block)
-        if record is None:
-            self._write_lines()
-        elif not self._lines:
-            time.sleep(GATHERING_S)
-        return record
-
-    def handle(self, record: logging.LogRecord) -> None:
-        """Format a record."""
-        self._lines.append(f'{self._handler.format(record)}\n'.encode(errors='backslashreplace'))
-
-    def _write_lines(self) -> None:
-        batch = b''
-        for line in self._lines:
-            if len(batch) + len(line) > self._batch_bytes:
-                self._write(batch)
-                batch = b''
-            batch += line
-        self._write(batch)
-        self._lines.clear()
-
-    def _write(self, batch: bytes) -> None:
-        while batch:
-            try:
-                batch = batch[os.write(sys.stderr.fileno(), batch) :]
-            except BlockingIOError:  # another program that has the file made it so
-                select.select([], [sys.stderr.fileno()], [])
-            except OSError:  # the reader is gone, or the disk is full
-                metrics.dropped_lines.inc(batch.count(b'\n'))
-                return
+def write(lines: bytes) -> None:
+    """Write lines to standard error, or count them as dropped."""
+    while lines:
+        try:
+            lines = lines[os.write(sys.stderr.fileno(), lines) :]
+        except BlockingIOError:  # another process has made the file non-blocking
+            select.select([], [sys.stderr.fileno()], [])
+        except OSError:  # the reader has exited, or the disk is full
+            metrics.dropped_lines.inc(lines.count(b'\n'))
+            return
 
 
 def configure_logging(level: str, format_: str) -> None:
@@ -176,10 +149,9 @@ def configure_logging(level: str, format_: str) -> None:
         level: The least severe level that is written, such as info.
         format_: A key of RENDERERS.
     """
-    # what no line shows need not be found out (see "Optimization" in Python's logging HOWTO)
+    # logging does not collect what no line shows: see "Optimization" in Python's logging HOWTO
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = LogHandler()
     handler.setFormatter(LineFormatter(RENDERERS[format_]))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    atexit.register(handler.flush)

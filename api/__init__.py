@@ -1,13 +1,13 @@
 """Membership-benefits reports: SQL files served as JSON over HTTP.
 
-`app` is the page to read first. Imports go one way, which `make lint` checks:
+Read `app` first. `make lint` checks that each module imports only from those after it:
 `__main__`, `server`, `app`, `http`, `database`, then `telemetry` and `config`.
 """
 
 from pathlib import Path
 
 VERSION = '1.2.0'
-# the contract with clients, of that version
+# the contract with clients
 OPENAPI = Path(__file__).with_name('openapi.json')
 
 

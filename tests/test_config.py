@@ -321,7 +321,7 @@ def test_url_that_libpq_can_read_is_taken(url: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ('arguments', 'environment', 'message'),
     [
-        ([], {}, 'no database is configured: set DATABASE_URL, or url in [database] of config.toml'),
+        ([], {}, 'no database is configured: set DATABASE_URL or url in [database] of config.toml'),
         (['--check'], {'API_PORT': 'hunter2'}, f'API_PORT: must be {PORTS}'),
         ([], {'API_PROT': 'hunter2'}, 'API_PROT: there is no such setting'),
         (

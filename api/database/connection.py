@@ -107,7 +107,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
     """
     if not settings.database_url:
         raise ConfigError(
-            'no database is configured: set DATABASE_URL, or url in [database] of config.toml'
+            'no database is configured: set DATABASE_URL or url in [database] of config.toml'
         )
     return {
         'fallback_application_name': f'membership-benefits-api/{os.getpid()}',

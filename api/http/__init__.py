@@ -1,4 +1,4 @@
-"""What a request is and what an answer is: reports and pages, parameters, problems, delivery, auth.
+"""HTTP: reports, pages, parameters, problems, authentication, caching and compression.
 
-Imports `database`, `telemetry` and `config`. It must not know SQL, nor threads and processes.
+Imports `database`, `telemetry` and `config`. It must not know SQL, processes or the HTTP server.
 """

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens (RFC 6750), of which only the SHA-256 hashes are configured."""
+"""Bearer tokens (RFC 6750). The settings hold only their SHA-256 hashes."""
 
 import hmac
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ def hash_of(token: str) -> str:
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """Falcon middleware: a resource needs a token with one of the hashes, unless it `is_public`."""
+    """Falcon middleware: a request needs a valid token unless the resource has `is_public`."""
 
     hashes: tuple[str, ...]
 
     def process_resource(
         self, req: falcon.Request, _resp: falcon.Response, resource: object, _params: dict
     ) -> None:
-        """Refuse a request without a known token.
+        """Check the token of a request.
 
         Raises:
-            Problem: There is none, or it is unknown.
+            Problem: The request has no token, or the token is not valid.
         """
-        # a browser sends OPTIONS before it sends a token
+        # a browser's CORS preflight has no token
         if req.method == 'OPTIONS' or getattr(resource, 'is_public', False):
             return
         scheme, _, token = req.get_header('Authorization', default='').partition(' ')
         digest = hash_of(token.strip())
-        # all are compared, each in constant time: what is known cannot be found out by waiting
+        # compare all hashes in constant time, so that the response time reveals nothing
         known = [hmac.compare_digest(digest, hash_) for hash_ in self.hashes]
         if scheme.lower() != 'bearer' or not any(known):
             raise Problem('unauthorized')

@@ -1,13 +1,13 @@
-"""CORS: whose scripts in a browser may read the answers."""
+"""CORS: the origins whose scripts may read responses in a browser."""
 
 import falcon
 
-# beyond what every script in a browser may read
+# response headers that scripts may read, in addition to those that CORS always allows
 EXPOSED_HEADERS = ['ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID']
 
 
-class ExactCors(falcon.CORSMiddleware):
-    """falcon's CORS, and telling caches that an answer depends on the origin."""
+class CorsWithVary(falcon.CORSMiddleware):
+    """falcon's CORS middleware, plus `Vary: Origin`, since caches may store responses."""
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, *rest: object) -> None:
         """Add the CORS headers."""

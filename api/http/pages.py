@@ -1,53 +1,77 @@
-"""What does not come from a SQL file: the root, and pages that are the same for everybody."""
+"""Resources that do not need the database: the root, constant pages, metrics, documentation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import falcon
 from falcon.routing import StaticRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api.telemetry.metrics import exposition
 
 
 class ReadOnly:
-    """A resource that answers HEAD as it answers GET; falcon answers OPTIONS."""
+    """A resource that takes GET and HEAD. falcon implements OPTIONS."""
 
     def on_head(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
-        """Answer as GET does; the server leaves out the body."""
+        """Respond as to GET; the server omits the body."""
         self.on_get(req, resp, **path)
 
 
 @dataclass(frozen=True)
 class Page(ReadOnly):
-    """A page that does not depend on the request; `body` is called for each."""
+    """A constant body."""
 
-    body: Callable[[], bytes]
-    cache_control: str = 'no-store'
+    body: bytes
     content_type: str = falcon.MEDIA_JSON
-    is_public: bool = True
+    is_public: bool = False
+    is_cacheable: bool = False
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with the page."""
-        resp.data = self.body()
-        resp.cache_control = [self.cache_control]
+        """Respond with the body."""
+        resp.data = self.body
+        resp.cache_control = ['no-cache' if self.is_cacheable else 'no-store']
         resp.content_type = self.content_type
 
 
+class Metrics(ReadOnly):
+    """The metrics for Prometheus."""
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Respond with the metrics of all workers."""
+        resp.data = exposition()
+        resp.cache_control = ['no-store']
+        resp.content_type = CONTENT_TYPE_LATEST
+
+
+@dataclass(frozen=True)
+class Redirect(ReadOnly):
+    """A redirect to a relative URL."""
+
+    location: str
+    is_public: bool = False
+
+    def on_get(self, _req: falcon.Request, _resp: falcon.Response) -> None:
+        """Redirect."""
+        raise falcon.HTTPFound(self.location)
+
+
 class SwaggerUi(ReadOnly):
-    """The files of Swagger UI (not its code), with the ranges and conditions that falcon knows."""
+    """The static files of the package swagger_ui."""
 
     is_public = True
     files = StaticRoute('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:
-        """Answer with one of them."""
+        """Respond with the file, or with a part of it, or with 304."""
         self.files(req, resp)
 
 
 class Root(ReadOnly):
-    """Sends a browser to the documentation, and gives a program the paths of the reports.
+    """Redirects browsers to the documentation, and lists the paths of the reports for programs.
 
-    The links are relative: a proxy may serve the service below a path prefix.
+    The links are relative, because a proxy may add a path prefix.
     """
 
     is_public = True
@@ -57,7 +81,7 @@ class Root(ReadOnly):
         self._links = {'documentation': 'docs', 'openapi': 'openapi.json', 'reports': reports}
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer by what the client prefers."""
+        """Respond with what the Accept header prefers."""
         resp.vary = ['Accept']
         if req.client_prefers([falcon.MEDIA_JSON, falcon.MEDIA_HTML]) == falcon.MEDIA_HTML:
             raise falcon.HTTPFound('docs')

@@ -1,7 +1,8 @@
-"""Every answer that is an error: one table of problems, in one shape (RFC 9457)."""
+"""Error responses: the kinds of problems, and their format (RFC 9457)."""
 
 import json
 import logging
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 import falcon
@@ -21,7 +22,7 @@ CHALLENGE = (('WWW-Authenticate', 'Bearer realm="membership-benefits"'),)
 
 
 class Kind(NamedTuple):
-    """A kind of problem: its status, what a client is told, and headers of the answer."""
+    """A kind of problem: its status, what it means to a client, and its response headers."""
 
     status: int
     title: str
@@ -36,49 +37,47 @@ PROBLEMS = {
     'invalid-parameter': Kind(400, 'Invalid parameter', meaning=
         'A parameter is missing, repeated, unknown or malformed; the detail says what is allowed.'),
     'unauthorized': Kind(401, 'Unauthorized', headers=CHALLENGE, meaning=
-        'The header Authorization must hold Bearer and a token that is valid here.'),
+        'The Authorization header must contain Bearer and a valid token.'),
     'path-not-found': Kind(404, 'No such path', meaning=
-        'There is nothing here; the documentation shows the paths.'),
+        'The path does not exist; the documentation lists the paths.'),
     'entity-not-found': Kind(404, 'No such venue or person', meaning=
-        'The venue or person that the parameter names does not exist.'),
+        'The venue or person with this id does not exist; the member parameter says which.'),
     'method-not-allowed': Kind(405, 'Method not allowed', meaning=
-        'The path does not take this method; the header Allow lists those it takes.'),
+        'The path does not support this method; the Allow header lists the supported methods.'),
     'body-too-large': Kind(413, 'Body too large', meaning=
-        'No request here needs a body.'),
+        'The request body is too large; no request needs a body.'),
     'range-not-satisfiable': Kind(416, 'Range not satisfiable', meaning=
-        'The file has no such bytes; the header Content-Range tells how many it has.'),
+        'The file does not have these bytes; the Content-Range header contains its length.'),
     'headers-too-large': Kind(431, 'Headers too large', meaning=
-        'The request line and the headers together are too long.'),
+        'The request line and the headers together are too large.'),
     'internal-error': Kind(500, 'Internal error', meaning=
-        'The service failed; its log says why, under the requestId.'),
+        'The service failed; its log contains the reason and this requestId.'),
     'not-implemented': Kind(501, 'Not implemented', meaning=
-        'The transfer coding is not supported.'),
+        'The transfer coding of the request is not supported.'),
     'database-unavailable': Kind(503, 'Database unavailable', headers=RETRY, meaning=
-        'The database cannot be reached now; try again after the seconds in Retry-After.'),
+        'The database is unavailable; retry after the seconds in Retry-After.'),
     'overloaded': Kind(503, 'Overloaded', headers=RETRY, meaning=
-        'Too many requests are in progress; try again after the seconds in Retry-After.'),
+        'Too many requests are in progress; retry after the seconds in Retry-After.'),
     'statement-timeout': Kind(504, 'Timeout', meaning=
-        'The report took longer than the statement timeout; try again later.'),
+        'The report exceeded the statement timeout; retry later.'),
 }
 # fmt: on
-# the kind of an error that has only a status: the first one in the table
-KINDS_BY_STATUS = {kind.status: name for name, kind in reversed(PROBLEMS.items())}
-
-# the kinds of the database's failures; of two classes that fit an exception, the narrower counts
-FAILURES = {
+# the kinds for exceptions of the database; falcon selects the most specific class
+DATABASE_FAILURES = {
     TooManyRequests: 'overloaded',
     QueryCanceled: 'statement-timeout',
     psycopg.OperationalError: 'database-unavailable',
+    psycopg.Error: 'internal-error',
 }
 
 
 class Problem(falcon.HTTPError):
-    """An answer of one of the kinds in PROBLEMS.
+    """An error response of one of the kinds in PROBLEMS.
 
     Args:
         kind: A key of PROBLEMS.
-        detail: What is wrong and what is allowed; by default, what the table says.
-        parameter: The parameter that is to blame, if one is.
+        detail: What is wrong and what is allowed; by default, the meaning of the kind.
+        parameter: The invalid parameter, if any.
     """
 
     def __init__(self, kind: str, detail: str = '', *, parameter: str | None = None) -> None:
@@ -101,20 +100,20 @@ class Problem(falcon.HTTPError):
 
 
 def problem_of_status(status: int) -> Problem:
-    """Return the problem for an error that has nothing but a status, or the nearest one."""
-    nearest = 'invalid-request' if status < 500 else 'internal-error'
-    return Problem(KINDS_BY_STATUS.get(status, nearest))
+    """Return the problem for an error that has only a status: the first kind with that status."""
+    default = 'invalid-request' if status < 500 else 'internal-error'
+    return Problem(next((k for k, row in PROBLEMS.items() if row.status == status), default))
 
 
 def answer_without_application(status: int, seconds: float) -> tuple[int, dict[str, str], bytes]:
-    """Log and count a request that the HTTP server refuses, and make its answer.
+    """Log and count a request that the HTTP server rejects, and return the response.
 
     Args:
-        status: The status of the refusal.
+        status: The status that the HTTP server gives the request.
         seconds: How long the request took.
 
     Returns:
-        Status, headers and body of the answer.
+        Status, headers and body of the response.
     """
     problem = problem_of_status(status)
     id_ = new_request_id()
@@ -126,33 +125,41 @@ def answer_without_application(status: int, seconds: float) -> tuple[int, dict[s
 
 
 def add_error_handlers(app: falcon.App) -> None:
-    """Make an application answer every failure with a problem."""
+    """Make an application respond to every exception with a problem."""
     app.set_error_serializer(serialize)
-    app.add_error_handler(Exception, fail)
+    app.add_error_handler(Exception, handle_unexpected)
+    for class_, kind in DATABASE_FAILURES.items():
+        app.add_error_handler(class_, partial(handle_database_failure, kind))
 
 
 def serialize(req: TracedRequest, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    """Write a problem, or an error of falcon's own as one."""
+    """Write an error as a problem."""
     problem = error if isinstance(error, Problem) else problem_of_status(error.status_code)
-    req.failure = {'problem': problem.kind} | req.failure
+    req.problem = problem.kind
     resp.status = problem.status
     resp.set_headers(problem.headers)
     resp.data = problem.body(req.id)
 
 
-def fail(req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict) -> NoReturn:
-    """Turn an exception into a problem; its cause goes to the log only."""
-    if isinstance(ex, psycopg.Error):
-        [first_line, *_] = str(ex).splitlines() or ['']  # the others may quote the statement
-        req.failure = {'cause': f'{type(ex).__name__}: {first_line}'}
-    else:
-        log.error('unexpected failure', exc_info=ex)
-    kinds = [FAILURES[class_] for class_ in type(ex).__mro__ if class_ in FAILURES]
-    raise Problem(kinds[0] if kinds else 'internal-error') from ex
+def handle_unexpected(
+    _req: TracedRequest, _resp: falcon.Response, ex: Exception, _params: dict
+) -> NoReturn:
+    """Respond with an internal error, and log the exception."""
+    log.error('unexpected exception', exc_info=ex)
+    raise Problem('internal-error') from ex
+
+
+def handle_database_failure(
+    kind: str, req: TracedRequest, _resp: falcon.Response, ex: psycopg.Error, _params: dict
+) -> NoReturn:
+    """Respond with a problem. The reason goes only into the log."""
+    [first_line, *_] = str(ex).splitlines() or ['']  # other lines may quote the statement
+    req.cause = f'{type(ex).__name__}: {first_line}'
+    raise Problem(kind) from ex
 
 
 def meanings() -> dict[str, bytes]:
-    """Return what each kind of problem means, as JSON, by its type."""
+    """Return the meaning of each kind of problem, as JSON, by its type."""
     pages = {}
     for kind, row in PROBLEMS.items():
         fixed = {'type': TYPE_PREFIX + kind, 'title': row.title, 'status': row.status}

@@ -1,4 +1,4 @@
-"""The readiness probe: does the database answer?"""
+"""The readiness probe: whether the database responds."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -13,10 +13,13 @@ CACHED_S = 1.0
 
 
 class Readiness(ReadOnly):
-    """Answers whether a ping succeeds. The result is cached for CACHED_S.
+    """Responds with the result of a ping, which is cached for CACHED_S.
+
+    One request pings. Others use the last result meanwhile, so a database that does not respond
+    never blocks many threads. Until the first ping has succeeded, the service is not ready.
 
     Args:
-        ping: Raises a psycopg.Error if the database does not answer.
+        ping: Raises a psycopg.Error if the database does not respond.
     """
 
     is_public = True
@@ -25,16 +28,18 @@ class Readiness(ReadOnly):
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
-        self._error: psycopg.Error | None = psycopg.OperationalError('not asked yet')
+        self._error: psycopg.Error | None = psycopg.OperationalError(
+            'the first ping is in progress'
+        )
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with the result of the last ping."""
+        """Respond with the result of the last ping."""
         self.check()
         resp.cache_control = ['no-store']
         resp.media = {'status': 'ready'}
 
     def check(self) -> None:
-        """Raise the error of the last ping, if any. The first caller after CACHED_S pings."""
+        """Raise the error of the last ping, if any. The first caller after it expires pings."""
         with self._lock:
             is_first = monotonic() > self._expires_at
             if is_first:
@@ -46,4 +51,4 @@ class Readiness(ReadOnly):
             except psycopg.Error as ex:
                 self._error = ex
         if error := self._error:
-            raise type(error)(*error.args)  # an exception that several threads raise would grow
+            raise type(error)(*error.args)  # each raise of the same exception extends its traceback

@@ -1,4 +1,4 @@
-"""The reports as HTTP: a SQL file's answer, passed through as the bytes that PostgreSQL made."""
+"""The reports: each passes on the JSON bytes that its query returns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from api.http.parameters import http_name, read_parameters
 from api.http.problems import Problem
 from api.http.tracing import TracedRequest
 
-# seconds in which a shared cache may give an old answer while it asks for a new one
+# seconds for which a shared cache may serve an expired response while it fetches a new one
 STALE_S = 60
 
 
@@ -25,9 +25,9 @@ class Report:
     Attributes:
         path: The path, with its parameters in braces.
         query: The name of its file in db/functions, without .sql.
-        is_shared: Whether shared caches may keep its answers, and give them a little late.
-        is_slow: Whether only few of its requests run at once, so that the other reports have
-            connections.
+        is_shared: Whether shared caches may store the report, and serve it for STALE_S after it
+            has expired.
+        is_slow: Whether the report uses the pool for slow queries.
     """
 
     path: str
@@ -37,14 +37,16 @@ class Report:
 
 
 class ReportResource(ReadOnly):
-    """Answers a report with its query.
+    """Serves a report.
 
     Args:
         report: The report.
         query: Its query.
-        fetch: Runs the query.
-        settings: How long caches may keep answers.
+        fetch: Runs the query; see Pool.fetch.
+        settings: How long caches may store the report, and whether it needs a token.
     """
+
+    is_cacheable = True
 
     def __init__(
         self, report: Report, query: Query, fetch: Callable[..., Answer], settings: Settings
@@ -52,21 +54,25 @@ class ReportResource(ReadOnly):
         self._query = query
         self._fetch = fetch
         scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
-        # a benefit that a person has just used must not look available for long
+        # a report about a person is never served late: a used benefit would look available
         extension = [f'stale-while-revalidate={STALE_S}'] if report.is_shared else []  # RFC 5861
         self._cache_control = [scope, f'max-age={settings.cache_s}', *extension]
         self._cache_control_past = [scope, f'max-age={settings.cache_past_s}', *extension]
 
     def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
-        """Answer with the body of the query, or with 404 if a parameter names nothing."""
+        """Respond with the body of the query's row.
+
+        Raises:
+            Problem: A parameter is invalid, or its venue or person does not exist.
+        """
         values = read_parameters(self._query, path, req.params)
         body, missing = self._fetch(self._query, values, req.timings)
         if missing:
             name = http_name(missing)
             detail = f'There is no {name} {values[missing]}.'
             raise Problem('entity-not-found', detail, parameter=name)
-        # an answer about the past changes seldom; instants in UTC as ISO 8601 sort as text
-        is_past = (values.get('timestamp') or '9999') < datetime.now(UTC).isoformat()
+        timestamp = values.get('timestamp')
+        is_past = timestamp is not None and datetime.fromisoformat(timestamp) < datetime.now(UTC)
         resp.cache_control = self._cache_control_past if is_past else self._cache_control
         resp.content_type = falcon.MEDIA_JSON
         resp.data = body

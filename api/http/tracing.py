@@ -1,4 +1,8 @@
-"""The id of each request, and its line in the log, its metrics and its Server-Timing header."""
+"""The id of each request, its line in the log, its metrics and its Server-Timing header.
+
+All times begin when the application receives the request. The time that a request waits in the
+server's queue before that is not measured.
+"""
 
 import logging
 import os
@@ -13,11 +17,11 @@ from api.telemetry.timings import Timings
 
 log = logging.getLogger('api.access')
 
-SANE_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
+VALID_ID = re.compile(r'[A-Za-z0-9._~:/+=@-]{1,64}', re.ASCII)
 
 
 def new_request_id() -> str:
-    """Return an id for a request that brought none."""
+    """Return a new id, for a request without a valid one."""
     return os.urandom(16).hex()
 
 
@@ -26,40 +30,40 @@ class TracedRequest(falcon.Request):
 
     Attributes:
         id: The client's X-Request-ID if it is valid, else a new one.
-        started: When the request began, by time.perf_counter().
-        timings: Where its time went so far.
-        failure: For the log: the kind of problem of an error answer, and why there is no answer.
+        started: When the application received the request, by time.perf_counter().
+        timings: The times of its statements so far.
+        problem: The kind of problem of an error response, else ''.
+        cause: The exception of the database for that problem, for the log only, else ''.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.started = perf_counter()
         super().__init__(*args, **kwargs)
         sent = self.get_header('X-Request-ID', default='')
-        self.id = sent if SANE_ID.fullmatch(sent) else new_request_id()
+        self.id = sent if VALID_ID.fullmatch(sent) else new_request_id()
         self.timings = Timings()
-        self.failure: dict[str, str] = {}
+        self.problem = ''
+        self.cause = ''
 
 
 class Tracing:
-    """Falcon middleware: gives every answer its request's id, and logs and counts it."""
+    """Falcon middleware: logs and counts requests, and sets X-Request-ID and Server-Timing."""
 
     def process_request(self, req: TracedRequest, _resp: falcon.Response) -> None:
-        """Put the request's id into every line that is logged on its way."""
+        """Set the id for all log lines of this request."""
         request_id.set(req.id)
 
     def process_response(
         self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
-        """Tell client, log and metrics what was asked and where the time went."""
-        # falcon refuses some methods before it calls process_request
+        """Log and count the request, and set the headers."""
+        # falcon rejects some methods before it calls process_request
         request_id.set(req.id)
         resp.set_header('X-Request-ID', req.id)
         total_s = perf_counter() - req.started
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000
         route = req.uri_template or '-'
         metrics.requests.labels(route, resp.status_code).observe(total_s)
-        if req.failure:
-            metrics.problems.labels(req.failure['problem']).inc()
         if pool_ms:
             resp.set_header('Server-Timing', f'pool;dur={pool_ms:.3f}, db;dur={database_ms:.3f}')
         length = resp.content_length or len(resp.render_body() or b'')
@@ -71,8 +75,11 @@ class Tracing:
             'total_ms': round(total_s * 1000, 3),
             'pool_ms': round(pool_ms, 3),
             'database_ms': round(database_ms, 3),
-            **req.failure,
         }
+        if req.problem:
+            metrics.problems.labels(req.problem).inc()
+            fields['problem'] = req.problem
+        if req.cause:
+            fields['cause'] = req.cause
         log.log(logging.WARNING if resp.status_code >= 500 else logging.INFO, 'request', fields)
-        # what this thread does next is not for this request
         request_id.set(None)

@@ -80,7 +80,7 @@ class Channel(HTTPChannel):
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            hand_over_loop(is_idle=True)
+            hand_over_loop(frees_slot=True)
             super()._flush_outbufs_below_high_watermark()
 
 

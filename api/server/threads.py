@@ -29,15 +29,14 @@ log = logging.getLogger(__name__)
 _current = threading.local()
 
 
-def hand_over_loop(*, is_idle: bool = False) -> None:
+def hand_over_loop(*, frees_slot: bool = False) -> None:
     """Let another thread run the loop; called by a thread that is about to block.
 
     Args:
-        is_idle: Whether the thread waits for something other than the database: then another
-            thread may answer instead.
+        frees_slot: Whether the thread does not count as one of those that answer while it waits.
     """
     if threads := getattr(_current, 'threads', None):
-        threads.hand_over(is_idle=is_idle)
+        threads.hand_over(frees_slot=frees_slot)
 
 
 class LeaderFollowers:
@@ -91,12 +90,12 @@ class LeaderFollowers:
         elif self._unused.acquire(blocking=False):
             threading.Thread(target=self._work, daemon=True).start()
 
-    def hand_over(self, *, is_idle: bool) -> None:
+    def hand_over(self, *, frees_slot: bool) -> None:
         """Give up the lead, if the caller has it; see hand_over_loop."""
         if _current.leads:
             _current.leads = False
             self._lead.release()
-        if is_idle:
+        if frees_slot:
             self._answering.discard(threading.get_ident())
         self.promote(is_free=len(self._answering) < self._concurrency)
 

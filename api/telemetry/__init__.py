@@ -1,1 +1,1 @@
-"""The log, the metrics, and where a request's time went. It imports nothing of the service."""
+"""The log, the metrics, and the times of a request. Imports only the version from `api`."""

@@ -1,7 +1,7 @@
 """The service's Prometheus metrics.
 
-With several workers, prometheus_client adds up their values: each worker writes its own to a file
-in the folder PROMETHEUS_MULTIPROC_DIR, which must be set before prometheus_client is imported.
+prometheus_client sums the values of all workers. Each worker writes its values to a file in the
+directory PROMETHEUS_MULTIPROC_DIR, which must be set before prometheus_client is imported.
 """
 
 import os
@@ -12,7 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from api import VERSION
 
 FOLDER_VARIABLE = 'PROMETHEUS_MULTIPROC_DIR'
-# seconds: from a quick report to the longest that a statement may take
+# seconds: from a fast report to beyond the default statement timeout
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 _registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Where a request's time went."""
+"""The times of a request."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ class Timings:
     """Seconds of one request.
 
     Attributes:
-        pool_s: What it waited: for an identical request, or for a connection.
-        database_s: What its statements took.
+        pool_s: Time spent waiting for a connection, or for the result of an identical request.
+        database_s: Time spent running statements.
     """
 
     pool_s: float = 0.0

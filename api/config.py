@@ -12,7 +12,8 @@ from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
 from api import StartError
 
-# A type says what values are allowed. Its description, if any, says so in the error message
+# Each type has the limits of its values, and a description of them if they are not a range. Error
+# messages quote the description
 Switch = Annotated[bool, Meta(description='true or false')]
 Count = Annotated[int, Meta(ge=1, le=1000)]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600)]

@@ -14,7 +14,7 @@ from api.config import Settings
 from api.database.connection import GRACE_S, Connection, connection_parameters
 from api.database.queries import Query, Values
 from api.telemetry import metrics
-from api.telemetry.timings import Timings
+from api.telemetry.metrics import Timings
 
 # the columns of a query's row: body, and the parameter whose entity does not exist
 Answer = tuple[bytes, str | None]

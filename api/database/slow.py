@@ -15,7 +15,7 @@ from api.config import Settings
 from api.database.pool import Answer, Pool
 from api.database.queries import Query, Values
 from api.telemetry import metrics
-from api.telemetry.timings import Timings
+from api.telemetry.metrics import Timings
 
 
 class SlowQueries:

@@ -27,7 +27,7 @@ def bigint(text: str) -> str:
         The integer without leading zeros.
 
     Raises:
-        ValueError: The text is no such integer. The message says what is allowed.
+        ValueError: The text does not match. The message says what is allowed.
     """
     if not DIGITS.fullmatch(text) or int(text) > BIGINT_MAX:
         raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, in plain digits')

@@ -28,9 +28,7 @@ class Readiness(ReadOnly):
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
-        self._error: psycopg.Error | None = psycopg.OperationalError(
-            'the first ping is in progress'
-        )
+        self._error: psycopg.Error | None = psycopg.OperationalError('first ping in progress')
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Respond with the result of the last ping."""

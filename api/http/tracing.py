@@ -13,7 +13,7 @@ import falcon
 
 from api.telemetry import metrics
 from api.telemetry.log import request_id
-from api.telemetry.timings import Timings
+from api.telemetry.metrics import Timings
 
 log = logging.getLogger('api.access')
 

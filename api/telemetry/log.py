@@ -149,7 +149,8 @@ def configure_logging(level: str, format_: str) -> None:
         level: The least severe level that is written, such as info.
         format_: A key of RENDERERS.
     """
-    # logging does not collect what no line shows: see "Optimization" in Python's logging HOWTO
+    # no line contains these values, so logging need not collect them: see "Optimization" in
+    # Python's logging HOWTO
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = LogHandler()

@@ -5,6 +5,7 @@ directory PROMETHEUS_MULTIPROC_DIR, which must be set before prometheus_client i
 """
 
 import os
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -37,6 +38,19 @@ waiting = Gauge(
 dropped_lines = Counter('log_lines_dropped', 'Lines of the log that were not written', **_common)
 build = Gauge('build_info', 'The version', ['version'], multiprocess_mode='livemax', **_common)
 build.labels(VERSION).set(1)
+
+
+@dataclass
+class Timings:
+    """The times of one request, in seconds.
+
+    Attributes:
+        pool_s: Time spent waiting for a connection, or for the result of an identical request.
+        database_s: Time spent running statements.
+    """
+
+    pool_s: float = 0.0
+    database_s: float = 0.0
 
 
 def exposition() -> bytes:

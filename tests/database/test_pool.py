@@ -16,7 +16,7 @@ from api.database.connection import LAST_ANSWERS, Connection, connection_paramet
 from api.database.pool import Answer, Pool
 from api.database.queries import FOLDER, load_query
 from api.telemetry import metrics
-from api.telemetry.timings import Timings
+from api.telemetry.metrics import Timings
 from tests.database.pools import open_pool, patient
 from tests.support.machine import free_port
 from tests.support.rows import Rows, locked_uses, wait_until_busy

@@ -12,7 +12,7 @@ from psycopg_pool import TooManyRequests
 from api.database.pool import Answer
 from api.database.queries import FOLDER, load_query
 from api.database.slow import SlowQueries
-from api.telemetry.timings import Timings
+from api.telemetry.metrics import Timings
 from tests.database.pools import open_pool, patient
 from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.waiting import DEADLINE_S, wait_for

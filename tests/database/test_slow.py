@@ -12,6 +12,7 @@ from psycopg_pool import TooManyRequests
 from api.database.pool import Answer
 from api.database.queries import FOLDER, load_query
 from api.database.slow import SlowQueries
+from api.telemetry import metrics
 from api.telemetry.metrics import Timings
 from tests.database.pools import open_pool, patient
 from tests.support.rows import Rows, locked_uses, wait_until_busy
@@ -66,6 +67,7 @@ def test_identical_requests_run_one_statement(
     rows: Rows, database_url: str, start: Callable[..., Clients]
 ) -> None:
     clients = start(pool_size=2)
+    shared = metrics.shared._value.get()
     with locked_uses(database_url):
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
@@ -77,6 +79,7 @@ def test_identical_requests_run_one_statement(
     first = answers[0].result(DEADLINE_S)
     assert all(answer.result(DEADLINE_S) is first for answer in answers)
     assert other.result(DEADLINE_S) is not first
+    assert metrics.shared._value.get() == shared + 3
     # the answer is not kept
     assert clients.ask(1) is not first
 

@@ -49,8 +49,8 @@ def http(results: Results) -> Iterator[Table]:
         return
     columns = [f'{r["distance_ms"]} ms, {r["connections"]}' for r in records]
     for name, title in {
-        'per_s': 'answers/s, by distance and connections',
-        'cpu_us': 'CPU time per answer in µs',
+        'per_s': 'responses/s, by distance and connections',
+        'cpu_us': 'CPU time per response in µs',
     }.items():
         rows = [
             [server, *(number(median(figures(record, server, name))) for record in records)]
@@ -58,8 +58,8 @@ def http(results: Results) -> Iterator[Table]:
         ]
         yield [[title, *columns], *rows]
     compared = [
-        *((f'answers/s of {name}', OURS, name, 'per_s') for name in SERVERS[1:-2]),
-        (f'answers/s of {FASTAPI_ALONE} each', OURS_ALONE, FASTAPI_ALONE, 'per_s'),
+        *((f'responses/s of {name}', OURS, name, 'per_s') for name in SERVERS[1:-2]),
+        (f'responses/s of {FASTAPI_ALONE} each', OURS_ALONE, FASTAPI_ALONE, 'per_s'),
         ('CPU time of FastAPI', OURS, FASTAPI, 'cpu_us'),
     ]
     rows = [
@@ -90,9 +90,10 @@ def sql(results: Results, part: str, title: str) -> Table:
     rows = []
     for report in REPORTS:
         found = results.records(part, report=report)
-        for form, name in {'ours': report, 'plain': 'plain form', 'count': 'bare count'}.items():
+        for form, ending in {'ours': '', 'plain': ', plain', 'count': ', bare count'}.items():
             if found and form in found[0]['ms']:
-                rows.append([name, *(number(median(record['ms'][form])) for record in found)])
+                times = [number(median(record['ms'][form])) for record in found]
+                rows.append([report + ending, *times])
     sizes = {r['uses']: None for r in results.records(part)}
     return [[title, *(f'{uses:,}' for uses in sizes)], *rows]
 

@@ -38,7 +38,7 @@ class Connection(psycopg.Connection):
     """A connection with a timeout for every wait.
 
     Attributes:
-        before_waiting: Called by a thread before it waits for longer than QUICK_S.
+        before_waiting: Called by a thread before it waits for longer than LOCAL_WAIT_S.
         patience_s: Seconds that a thread waits for the server.
     """
 

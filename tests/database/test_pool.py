@@ -81,15 +81,16 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
     waits: list[None] = []
     with connected(database_url) as opened:
         opened.before_waiting = lambda: waits.append(None)
-        monkeypatch.setattr(connection, 'QUICK_S', DEADLINE_S)
+        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', DEADLINE_S)
         opened.execute('select 1')
         assert len(waits) == 0  # a quick answer costs no switch to another thread
-        monkeypatch.setattr(connection, 'QUICK_S', 0.001)
+        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', 0.001)
         for _ in range(LAST_ANSWERS):
             opened.execute('select pg_sleep(0.01)')
         late = len(waits)
         assert late  # fewer than that where the machine is busy: the answer is there first
         # from now on it is called at once, until an answer comes quickly
+        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', DEADLINE_S)
         monkeypatch.setattr(connection, 'QUICK_S', DEADLINE_S)
         for _ in range(2):
             opened.execute('select 1')

@@ -77,11 +77,19 @@ class Channel(HTTPChannel):
     task_class = Task
     error_task_class = ProblemTask
 
+    is_blocked = False
+
+    def writable(self) -> bool:
+        """Return whether the loop has to send: not while a thread answers, which sends itself."""
+        return super().writable() and (self.is_blocked or not self.requests)
+
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:
             hand_over_loop(frees_slot=True)
+            self.is_blocked = True
             super()._flush_outbufs_below_high_watermark()
+            self.is_blocked = False
 
 
 class BalancedSocket(socket.socket):

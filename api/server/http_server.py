@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import falcon
 from waitress.channel import HTTPChannel
@@ -153,4 +154,13 @@ def create_servers(
         ]
         server.channel_class = Channel
         server.pull_trigger = threads.wake_loop
+        server.handle_accept = partial(accept_backlog, server)
     return servers
+
+
+def accept_backlog(server: BaseWSGIServer) -> None:
+    """Accept all connections in the backlog; waitress accepts one whenever the loop runs."""
+    before = 0
+    while before < len(server._map) < MAX_CONNECTIONS:
+        before = len(server._map)
+        BaseWSGIServer.handle_accept(server)

@@ -66,10 +66,7 @@ class WaitressWorker(Worker):
     def _stop_listening(self) -> None:
         """Accept the connections in the backlog, and stop listening (called in the loop)."""
         for server in self._servers:
-            before = 0
-            while before != len(self._threads.map):
-                before = len(self._threads.map)
-                server.handle_accept()
+            server.handle_accept()
             wasyncore.dispatcher.close(server)
 
     def _has_clients(self) -> bool:

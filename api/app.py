@@ -76,7 +76,8 @@ def create_app(
     if not logging.root.handlers:
         configure_logging(settings.log_level, settings.log_format)
     pool = Pool(settings, settings.pool_size, before_waiting)
-    # requests for slow reports free their slots while they wait, so that others are answered
+    # Slow reports never use the connections of other reports (a bulkhead, see M. Nygard, Release
+    # It!). Requests for them free their slots while they wait, so that others are answered
     before_slow = partial(before_waiting, frees_slot=True)
     slow_pool = Pool(settings, settings.slow_reports_at_once, before_slow)
     slow = SlowQueries(slow_pool, settings, before_slow)

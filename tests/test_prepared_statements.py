@@ -39,7 +39,7 @@ def test_connection_has_one_statement_a_file_which_names_it(connection: Connecti
     ).fetchall()
     written = {'bigint': 'bigint', 'timestamptz': 'timestamp with time zone'}
     for query, (statement, types) in zip(QUERIES, statements, strict=True):
-        assert f' /* {query.name}.sql */ ' in statement
+        assert f' /* {query.path.name} */ ' in statement
         assert types == [written[each.type] for each in query.parameters]
 
 
@@ -54,11 +54,11 @@ def watching_server() -> Iterator[EmbeddedServer]:
         yield embedded
 
 
-@pytest.mark.parametrize('query', QUERIES, ids=lambda query: query.name)
+@pytest.mark.parametrize('query', QUERIES, ids=lambda query: query.path.stem)
 def test_server_names_the_file_of_every_statement(
     watching_server: EmbeddedServer, query: Query
 ) -> None:
-    comment = f'/* {query.name}.sql */'
+    comment = f'/* {query.path.name} */'
     with psycopg.connect(watching_server.url(), autocommit=True) as connection:
         connection.execute('create extension if not exists pg_stat_statements')
         values = ['1' if each.name == 'venue_id' else None for each in query.parameters]

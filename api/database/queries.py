@@ -18,13 +18,11 @@ FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 # its plan never depend on the types of Python's values
 Values = dict[str, str | None]
 
-# A query usually has 4,000. The limit stops a file that is no query, such as a dump, at the start
-MAX_CHARACTERS = 50_000
-
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 # psql and pgbench replace variables in comments and literals too, so these are not skipped here
 PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
-FIRST_WORD = re.compile(r'^\w+', re.MULTILINE)
+# bytes that are not UTF-8, as surrogateescape decodes them, and NUL, where libpq ends a statement
+INVALID = re.compile('[\0\udc80-\udcff]')
 
 
 class QueryFileError(StartError):
@@ -45,14 +43,11 @@ class Query:
     """A query that returns one row: body json, missing text.
 
     Attributes:
-        name: The name of the file without .sql.
-        path: The file.
         sql: The statement: the text of the file with $1, $2 and so on as parameters, and with the
             file's name after the first word. pg_stat_statements drops comments before that word.
         parameters: The parameters, in the order of their numbers.
     """
 
-    name: str
     path: Path
     sql: bytes
     parameters: tuple[Parameter, ...]
@@ -67,8 +62,7 @@ def find_query(name: str, folders: Iterable[str]) -> Query:
     """Load a query from the first folder that has its file, or else from FOLDER.
 
     Raises:
-        QueryFileError: The file is invalid, or its parameters differ from those of the file in
-            FOLDER.
+        QueryFileError: The file is invalid, or has other parameters than the file in FOLDER.
     """
     original = load_query(FOLDER / f'{name}.sql')
     for folder in map(Path, folders):
@@ -92,17 +86,12 @@ def load_query(path: Path) -> Query:
         QueryFileError: The file cannot be read, or is invalid.
     """
     try:
-        text = path.read_text('utf-8-sig')
+        text = path.read_text('utf-8-sig', 'surrogateescape')
     except OSError as ex:
         raise QueryFileError(f'{path}: {ex.strerror}') from ex
-    except UnicodeDecodeError as ex:
-        line = ex.object.count(b'\n', 0, ex.start) + 1
-        raise QueryFileError(f'{path} line {line}: must be UTF-8') from ex
-    if len(text) > MAX_CHARACTERS:
-        raise QueryFileError(f'{path}: must have {MAX_CHARACTERS} characters at most')
-    if '\0' in text:  # libpq would end the statement there
-        line = text.count('\n', 0, text.index('\0')) + 1
-        raise QueryFileError(f'{path} line {line}: must not have a NUL byte')
+    if invalid := INVALID.search(text):
+        line = text.count('\n', 0, invalid.start()) + 1
+        raise QueryFileError(f'{path} line {line}: must be UTF-8 without NUL bytes')
     header = HEADER.match(text)
     if not header or header[1] != path.stem:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')
@@ -123,5 +112,5 @@ def load_query(path: Path) -> Query:
     sql = PARAMETER.sub(number, text)
     if missing := set(names) - parameters.keys():
         raise QueryFileError(f'{path}: lacks the parameters {", ".join(sorted(missing))}')
-    sql = FIRST_WORD.sub(rf'\g<0> /* {path.name} */', sql, count=1)
-    return Query(path.stem, path, sql.encode(), tuple(parameters.values()))
+    sql = re.sub(r'(?m)^\w+', rf'\g<0> /* {path.name} */', sql, count=1)
+    return Query(path, sql.encode(), tuple(parameters.values()))

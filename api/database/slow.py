@@ -1,7 +1,4 @@
-"""Slow queries use a pool of their own, and identical concurrent requests are coalesced.
-
-A separate pool keeps connections free for other queries (a bulkhead, see M. Nygard, Release It!).
-"""
+"""Coalesces identical concurrent requests for slow queries."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,13 +16,7 @@ from api.telemetry.metrics import Timings
 
 
 class SlowQueries:
-    """Runs slow queries and coalesces identical requests.
-
-    Args:
-        pool: The pool for slow queries.
-        settings: How many requests may wait for the answer to an identical one, and how long.
-        before_waiting: Called by a thread that is about to wait.
-    """
+    """Runs slow queries. A thread that is about to wait calls `before_waiting`."""
 
     def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[[], None]) -> None:
         self._pool = pool
@@ -36,20 +27,18 @@ class SlowQueries:
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
         """Run a query, or wait for the answer to an identical running one; see Pool.fetch."""
-        key = (query.name, *values.values())
+        key = (query.sql, *values.values())
         mine: Future[Answer] = Future()
         first = self._running.setdefault(key, mine)
         if first is not mine:
             return self._answer_of(first, timings)
         try:
-            answer = self._pool.fetch(query, values, timings)
-            mine.set_result(answer)
-            return answer
-        except BaseException as ex:
+            mine.set_result(self._pool.fetch(query, values, timings))
+        except BaseException as ex:  # noqa: BLE001 - result() raises it
             mine.set_exception(ex)
-            raise
         finally:
             del self._running[key]
+        return mine.result()
 
     def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
         if not self._may_wait.acquire(blocking=False):

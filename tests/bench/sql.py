@@ -39,7 +39,7 @@ def forms(report: str) -> dict[str, Query]:
     """Return the statements that are compared for a report, by the name of the form."""
     ours = load_query(FOLDER / f'{report}.sql')
     if report == TOP:
-        return {'ours': ours, 'count': Query('count', PLAIN, BARE_COUNT.encode(), ())}
+        return {'ours': ours, 'count': Query(PLAIN, BARE_COUNT.encode(), ())}
     return {'ours': ours, 'plain': load_query(PLAIN / f'{report}.sql')}
 
 

@@ -148,9 +148,8 @@ def test_cast_that_looks_like_a_parameter_is_kept(tmp_path: Path) -> None:
         ('null::text', ':since::text', ' line 10: :since is not allowed here'),
         (':since::timestamptz', ':since', ' line 6: :since is not allowed here'),
         ('Days of', 'Days :of', ' line 2: :of is not allowed here'),
-        ('Days of', 'Tage f\udcfcr', ' line 2: must be UTF-8'),
-        ('Days of', 'Days' * 20_000, ': must have 50000 characters at most'),
-        ('null::text', 'null\0::text', ' line 10: must not have a NUL byte'),
+        ('Days of', 'Tage f\udcfcr', ' line 2: must be UTF-8 without NUL bytes'),
+        ('null::text', 'null\0::text', ' line 10: must be UTF-8 without NUL bytes'),
     ],
 )
 def test_file_that_breaks_the_rule_is_refused_with_its_line(

@@ -15,20 +15,11 @@ from psycopg.types.json import set_json_loads
 
 from api.config import ConfigError, Settings
 
-CONNECT_TIMEOUT_S = 2
 # seconds after the statement timeout at which a connection to an unresponsive server is closed
 GRACE_S = 1.0
-# libpq's parameters that detect a lost server; the URL overrides them
-LIVENESS = {
-    'keepalives_idle': 5,
-    'keepalives_interval': 1,
-    'keepalives_count': 3,
-    'tcp_user_timeout': 5000,
-}
 # A local database usually answers before another thread could take over the server's loop. So a
 # thread waits LOCAL_WAIT_S for it before it hands over the loop, unless each of the last
 # LAST_ANSWERS answers took more than QUICK_S
-LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
 LAST_ANSWERS = 32
@@ -46,12 +37,7 @@ class Connection(psycopg.Connection):
 
     @classmethod
     def connect(cls, conninfo: str = '', **parameters: Any) -> 'Connection':
-        """Connect (called by the pool).
-
-        Raises:
-            psycopg.OperationalError: The connection failed. The message is one line and names the
-                database.
-        """
+        """Connect; the message of a psycopg.OperationalError is one line and names the database."""
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
@@ -76,13 +62,13 @@ class Connection(psycopg.Connection):
         """Wait for the server (called by psycopg for every exchange with it).
 
         Raises:
-            psycopg.errors.QueryCanceled: The server did not answer within patience_s, and the
-                connection is closed. The statement timeout has passed by then, so callers treat
-                this like the server's own cancellation.
+            psycopg.errors.QueryCanceled: The server did not answer within patience_s, which is
+                longer than the statement timeout. The connection is closed.
         """
         started = perf_counter()
         try:
-            if self._expects_quick_answer():
+            is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
+            if is_local and self._late_answers < LAST_ANSWERS:
                 with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
                     return super().wait(generator, interval, LOCAL_WAIT_S)
             self.before_waiting()
@@ -94,13 +80,9 @@ class Connection(psycopg.Connection):
             is_late = perf_counter() - started > QUICK_S
             self._late_answers = self._late_answers + 1 if is_late else 0
 
-    def _expects_quick_answer(self) -> bool:
-        is_local = self.pgconn.hostaddr in LOCAL_ADDRESSES
-        return is_local and self._late_answers < LAST_ANSWERS
-
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of Connection.connect.
+    """Return the arguments of Connection.connect. The URL overrides those before it.
 
     Raises:
         ConfigError: The settings name no database.
@@ -111,8 +93,12 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         )
     return {
         'fallback_application_name': f'membership-benefits-api/{os.getpid()}',
-        **({} if 'PGCONNECT_TIMEOUT' in os.environ else {'connect_timeout': CONNECT_TIMEOUT_S}),
-        **LIVENESS,
+        'connect_timeout': os.environ.get('PGCONNECT_TIMEOUT', '2'),
+        # these detect a lost server
+        'keepalives_idle': 5,
+        'keepalives_interval': 1,
+        'keepalives_count': 3,
+        'tcp_user_timeout': 5000,
         **conninfo_to_dict(settings.database_url),
         # responses pass on the server's bytes, and JSON is UTF-8; this overrides the role's setting
         'client_encoding': 'UTF8',

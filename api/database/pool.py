@@ -7,7 +7,7 @@ from threading import get_ident
 from time import perf_counter
 
 import psycopg
-from psycopg.errors import AdminShutdown, DeadlockDetected, QueryCanceled, SerializationFailure
+from psycopg.errors import AdminShutdown, DeadlockDetected, SerializationFailure
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from api.config import Settings
@@ -19,23 +19,14 @@ from api.telemetry.metrics import Timings
 # the columns of a query's row: body, and the parameter whose entity does not exist
 Answer = tuple[bytes, str | None]
 
-# seconds that a ping waits for a connection, and then for the server
-PING_S = 1.0
-# errors after which a statement succeeds if it runs again: a deadlock, a conflict with recovery on
-# a standby
-TRANSIENT = (DeadlockDetected, SerializationFailure)
-
 # below warning, the pool logs every request, which takes time
 logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
 
 
 class Pool:
-    """A connection pool. It starts without waiting for the database.
+    """A pool of at most `size` connections. It starts without waiting for the database.
 
-    Args:
-        settings: The database and its timeouts.
-        size: The maximum number of connections.
-        before_waiting: Called by a thread that is about to wait.
+    A thread that is about to wait calls `before_waiting`.
 
     Raises:
         ConfigError: The settings name no database.
@@ -63,12 +54,7 @@ class Pool:
         )
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
-        """Run a query in one round trip.
-
-        Args:
-            query: The query.
-            values: A value for each parameter of the query, by name.
-            timings: The time of this call is added to it.
+        """Run a query in one round trip, and add the time that this takes to the timings.
 
         Raises:
             psycopg_pool.TooManyRequests: Too many requests wait for a connection, or all
@@ -87,18 +73,15 @@ class Pool:
         responding meanwhile, their statements time out, and a later ping fails.
 
         Raises:
-            psycopg.OperationalError: The database does not respond within PING_S.
+            psycopg.OperationalError: The database does not respond within a second.
         """
-        try:
-            with suppress(TooManyRequests):
-                self._run(b'select 1', (), Timings(), PING_S, PING_S)
-        except QueryCanceled as ex:
-            raise psycopg.OperationalError('the server does not respond') from ex
+        with suppress(TooManyRequests):
+            self._run(b'select 1', (), Timings(), timeout_s=1.0, patience_s=1.0)
 
     def _run(
         self, sql: bytes, values: Sequence, timings: Timings, timeout_s: float, patience_s: float
     ) -> tuple:
-        """Run a read-only statement. Retry it once after a lost connection or TRANSIENT error."""
+        """Run a read-only statement. Retry it once after a lost connection or a conflict."""
         may_retry = True
         while True:
             requested = perf_counter()
@@ -115,7 +98,9 @@ class Pool:
                 is_lost = connection.broken or isinstance(ex, AdminShutdown)
                 if is_lost:
                     self._pool.drain()  # the other connections are probably lost too
-                if not may_retry or not (is_lost or isinstance(ex, TRANSIENT)):
+                # SerializationFailure: among others, a conflict with recovery on a standby
+                is_conflict = isinstance(ex, DeadlockDetected | SerializationFailure)
+                if not may_retry or not (is_lost or is_conflict):
                     raise
             finally:
                 timings.database_s += perf_counter() - started

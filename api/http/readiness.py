@@ -49,4 +49,5 @@ class Readiness(ReadOnly):
             except psycopg.Error as ex:
                 self._error = ex
         if error := self._error:
-            raise type(error)(*error.args)  # each raise of the same exception extends its traceback
+            # not the same exception again, because each raise extends its traceback
+            raise psycopg.OperationalError(*error.args)

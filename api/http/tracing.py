@@ -26,7 +26,7 @@ def new_request_id() -> str:
 
 
 class TracedRequest(falcon.Request):
-    """A request with an id and timings.
+    """A request with timings, and with an id that all log lines have until the response.
 
     Attributes:
         id: The client's X-Request-ID if it is valid, else a new one.
@@ -41,6 +41,7 @@ class TracedRequest(falcon.Request):
         super().__init__(*args, **kwargs)
         sent = self.get_header('X-Request-ID', default='')
         self.id = sent if VALID_ID.fullmatch(sent) else new_request_id()
+        request_id.set(self.id)
         self.timings = Timings()
         self.problem = ''
         self.cause = ''
@@ -49,16 +50,10 @@ class TracedRequest(falcon.Request):
 class Tracing:
     """Falcon middleware: logs and counts requests, and sets X-Request-ID and Server-Timing."""
 
-    def process_request(self, req: TracedRequest, _resp: falcon.Response) -> None:
-        """Set the id for all log lines of this request."""
-        request_id.set(req.id)
-
     def process_response(
         self, req: TracedRequest, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
         """Log and count the request, and set the headers."""
-        # falcon rejects some methods before it calls process_request
-        request_id.set(req.id)
         resp.set_header('X-Request-ID', req.id)
         total_s = perf_counter() - req.started
         pool_ms, database_ms = req.timings.pool_s * 1000, req.timings.database_s * 1000

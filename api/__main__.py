@@ -12,7 +12,6 @@ from importlib import import_module
 from api import StartError
 
 SHARED_MEMORY = '/dev/shm'  # noqa: S108 - mkdtemp creates a new folder in it
-TOKEN_BYTES = 32
 
 
 def serve() -> None:
@@ -60,7 +59,7 @@ def check() -> None:
 
 def print_token() -> None:
     """Print a new bearer token and its hash."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
+    token = secrets.token_urlsafe(32)
     hash_of = import_module('api.http.auth').hash_of
     print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
 

@@ -37,8 +37,6 @@ REPORTS = (
     Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_shared=True),
 )
 
-DOCS = Path(__file__).with_name('docs.html')
-
 
 def load_reports(settings: Settings) -> dict[Report, Query]:
     """Load the query of every report.
@@ -76,8 +74,7 @@ def create_app(
     if not logging.root.handlers:
         configure_logging(settings.log_level, settings.log_format)
     pool = Pool(settings, settings.pool_size, before_waiting)
-    # Slow reports never use the connections of other reports (a bulkhead, see M. Nygard, Release
-    # It!). Requests for them free their slots while they wait, so that others are answered
+    # requests for slow reports free their slots while they wait, so that others are answered
     before_slow = partial(before_waiting, frees_slot=True)
     slow_pool = Pool(settings, settings.slow_reports_at_once, before_slow)
     slow = SlowQueries(slow_pool, settings, before_slow)
@@ -97,15 +94,14 @@ def create_app(
     app.add_route('/live', Page(b'{"status": "live"}', is_public=True))
     app.add_route('/ready', Readiness(pool.ping))
     app.add_route('/metrics', Metrics())
-    contract = Page(OPENAPI.read_bytes(), is_public=True, is_cacheable=True)
-    app.add_route('/openapi.json', contract)
+    app.add_route('/openapi.json', Page(OPENAPI.read_bytes(), is_public=True, is_cacheable=True))
     app.add_route('/', Root([report.path for report in reports]))
     for path, meaning in meanings().items():
         app.add_route(path, Page(meaning, is_public=True))
     body_class = 'with-tokens' if settings.token_sha256 else 'no-tokens'
-    html = Template(DOCS.read_text()).substitute(body_class=body_class).encode()
-    docs = Page(html, falcon.MEDIA_HTML, is_public=True, is_cacheable=True)
-    app.add_route('/docs', docs)
+    template = Template(Path(__file__).with_name('docs.html').read_text())
+    html = template.substitute(body_class=body_class).encode()
+    app.add_route('/docs', Page(html, falcon.MEDIA_HTML, is_public=True, is_cacheable=True))
     # the relative links of the page are wrong below /docs/
     app.add_route('/docs/', Redirect('../docs', is_public=True))
     app.add_route('/docs/static/{name}', SwaggerUi())

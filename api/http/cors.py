@@ -10,6 +10,5 @@ class CorsWithVary(falcon.CORSMiddleware):
     """falcon's CORS middleware, plus `Vary: Origin`, since caches may store responses."""
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, *rest: object) -> None:
-        """Add the CORS headers."""
         super().process_response(req, resp, *rest)
         resp.append_header('Vary', 'Origin')

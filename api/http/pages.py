@@ -29,17 +29,15 @@ class Page(ReadOnly):
     is_cacheable: bool = False
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Respond with the body."""
         resp.data = self.body
         resp.cache_control = ['no-cache' if self.is_cacheable else 'no-store']
         resp.content_type = self.content_type
 
 
 class Metrics(ReadOnly):
-    """The metrics for Prometheus."""
+    """The metrics of all workers, for Prometheus."""
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Respond with the metrics of all workers."""
         resp.data = exposition()
         resp.cache_control = ['no-store']
         resp.content_type = CONTENT_TYPE_LATEST
@@ -53,7 +51,6 @@ class Redirect(ReadOnly):
     is_public: bool = False
 
     def on_get(self, _req: falcon.Request, _resp: falcon.Response) -> None:
-        """Redirect."""
         raise falcon.HTTPFound(self.location)
 
 

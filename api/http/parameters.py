@@ -21,13 +21,10 @@ TIMESTAMP = re.compile(
 
 
 def bigint(text: str) -> str:
-    """Check an integer from 0 to BIGINT_MAX, of at most 19 ASCII digits.
-
-    Returns:
-        The integer without leading zeros.
+    """Return an integer without leading zeros.
 
     Raises:
-        ValueError: The text does not match. The message says what is allowed.
+        ValueError: The text is not an integer from 0 to BIGINT_MAX, of at most 19 ASCII digits.
     """
     if not DIGITS.fullmatch(text) or int(text) > BIGINT_MAX:
         raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, in plain digits')
@@ -37,11 +34,8 @@ def bigint(text: str) -> str:
 def timestamptz(text: str) -> str:
     """Convert an ISO 8601 date or date and time to UTC. The default offset is UTC.
 
-    Returns:
-        The time in UTC, in ISO 8601.
-
     Raises:
-        ValueError: The text is not a time in the years 2 to 9999. The message says what is allowed.
+        ValueError: The text is not a time in the years FIRST_YEAR to 9999.
     """
     if TIMESTAMP.fullmatch(text):
         with suppress(ValueError, OverflowError):
@@ -60,6 +54,7 @@ def timestamptz(text: str) -> str:
     raise ValueError(message)
 
 
+# by type; the message of a ValueError says what is allowed
 READERS: dict[str, Callable[[str], str]] = {'bigint': bigint, 'timestamptz': timestamptz}
 
 
@@ -86,15 +81,11 @@ def check_route(template: str, query: Query) -> None:
 
 
 def read_parameters(query: Query, path: dict[str, str], sent: dict[str, str | list[str]]) -> Values:
-    """Convert the parameters of a request to values for a query.
+    """Return a value for each parameter of the query: None for an optional one that is missing.
 
     Args:
-        query: The query.
         path: The parameters in the path, by their HTTP names.
         sent: The parameters in the query string, by their HTTP names; a list for a repeated one.
-
-    Returns:
-        A value for each parameter of the query, by name; None if an optional one is missing.
 
     Raises:
         Problem: A parameter is missing, repeated, unknown or malformed.
@@ -113,7 +104,6 @@ def read_parameters(query: Query, path: dict[str, str], sent: dict[str, str | li
 
 
 def read_parameter(parameter: Parameter, name: str, text: str | list[str] | None) -> str | None:
-    """Convert one parameter; see read_parameters."""
     if text is None and parameter.is_optional:
         return None
     try:

@@ -106,15 +106,7 @@ def problem_of_status(status: int) -> Problem:
 
 
 def answer_without_application(status: int, seconds: float) -> tuple[int, dict[str, str], bytes]:
-    """Log and count a request that the HTTP server rejects, and return the response.
-
-    Args:
-        status: The status that the HTTP server gives the request.
-        seconds: How long the request took.
-
-    Returns:
-        Status, headers and body of the response.
-    """
+    """Log and count a request that the HTTP server rejects; return status, headers and body."""
     problem = problem_of_status(status)
     id_ = new_request_id()
     metrics.requests.labels('-', problem.status_code).observe(seconds)

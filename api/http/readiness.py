@@ -31,7 +31,6 @@ class Readiness(ReadOnly):
         self._error: psycopg.Error | None = psycopg.OperationalError('first ping in progress')
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Respond with the result of the last ping."""
         self.check()
         resp.cache_control = ['no-store']
         resp.media = {'status': 'ready'}

@@ -37,14 +37,7 @@ class Report:
 
 
 class ReportResource(ReadOnly):
-    """Serves a report.
-
-    Args:
-        report: The report.
-        query: Its query.
-        fetch: Runs the query; see Pool.fetch.
-        settings: How long caches may store the report, and whether it needs a token.
-    """
+    """Serves a report. `fetch` runs its query; see Pool.fetch."""
 
     is_cacheable = True
 

@@ -39,13 +39,11 @@ def to_logfmt(fields: Mapping[str, object]) -> str:
 
 
 def logfmt_value(value: object) -> str:
-    """Return a value for to_logfmt."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
 
 
 def to_json(fields: Mapping[str, object]) -> str:
-    """Return a JSON object."""
     return json.dumps(fields, default=str)
 
 
@@ -53,18 +51,13 @@ RENDERERS = {'logfmt': to_logfmt, 'json': to_json}
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record as one line.
-
-    Args:
-        render: Formats the fields of a line.
-    """
+    """Formats a record as one line. `render` formats its fields."""
 
     def __init__(self, render: Callable[[Mapping[str, object]], str]) -> None:
         super().__init__()
         self._render = render
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat()
         fields = {
             'timestamp': moment.replace('+00:00', 'Z'),

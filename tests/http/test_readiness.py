@@ -79,8 +79,9 @@ def test_silent_database_is_reported_to_every_caller(
             # whoever asks next pings
             wait_for(lambda: monotonic() > shared._expires_at)
             begun = monotonic()
-            with pytest.raises(psycopg.OperationalError):
+            with pytest.raises(psycopg.OperationalError) as refused:
                 shared.check()
+            assert refused.type is psycopg.OperationalError  # 503; QueryCanceled would be 504
             assert monotonic() - begun < SILENT_S
             wait_for(lambda: monotonic() > shared._expires_at)
 

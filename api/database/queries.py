@@ -1,8 +1,7 @@
 """The SQL files and their parameters.
 
-A file contains one query. Its first line is `-- name: file_name(parameter, ...)^`: the header of
-the library aiosql, with which other programs can load the file. Each parameter occurs once, as
-`:name::type`, or as `coalesce(:name::type` if it is optional.
+A file contains one query. Its first line is `-- name: file_name(parameter, ...)^`, as for aiosql.
+Each parameter occurs once, as `:name::type`, or as `coalesce(:name::type` if it is optional.
 """
 
 import re
@@ -14,10 +13,11 @@ from api import StartError
 
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
-# A value for each parameter of a query, by name. All values are sent as text, so the statement and
-# its plan never depend on the types of Python's values
+# values by parameter, as text: the statement and its plan never depend on the types in Python
 Values = dict[str, str | None]
 
+# a query usually has 4,000; psycopg sends this many in one piece
+MAX_CHARACTERS = 50_000
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 # psql and pgbench replace variables in comments and literals too, so these are not skipped here
 PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
@@ -92,6 +92,8 @@ def load_query(path: Path) -> Query:
     if invalid := INVALID.search(text):
         line = text.count('\n', 0, invalid.start()) + 1
         raise QueryFileError(f'{path} line {line}: must be UTF-8 without NUL bytes')
+    if len(text) > MAX_CHARACTERS:
+        raise QueryFileError(f'{path}: must have {MAX_CHARACTERS} characters at most')
     header = HEADER.match(text)
     if not header or header[1] != path.stem:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.machine import free_port
 from tests.support.postgres import cloned
 from tests.support.rows import Rows, open_rows
 from tests.support.service import ApiProcess
@@ -61,12 +60,6 @@ def start_api(tmp_path: Path) -> Iterator[Callable[..., ApiProcess]]:
     yield start
     for api in started:
         api.stop()
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """Return a port that nobody listens on."""
-    return free_port()
 
 
 @pytest.fixture(scope='session')

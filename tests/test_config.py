@@ -1,8 +1,6 @@
 """The settings: the file, the environment, and what is refused."""
 
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,10 +10,9 @@ import pytest
 
 import api.config
 from api.config import ConfigError, Settings, known_settings, load_settings
-from tests.support.commands import clean_environment
+from tests.support.commands import run_api
 from tests.support.project import ROOT
 from tests.support.service import ApiProcess
-from tests.support.waiting import DEADLINE_S
 
 # of every setting: its name, its key in the file and its variable
 SETTINGS = [(name, place, variable) for name, _, place, variable in known_settings()]
@@ -48,18 +45,6 @@ def refusal(environment: dict[str, str]) -> str:
     return line
 
 
-def run_api(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, '-m', 'api', *arguments],
-        cwd=ROOT,
-        env=clean_environment() | environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
 def test_example_shows_every_setting_with_its_default() -> None:
     example = tomllib.loads((ROOT / 'config.example.toml').read_text())
     shown = {
@@ -75,11 +60,6 @@ def test_example_explains_every_setting_and_names_its_variable() -> None:
     for _, place, variable in SETTINGS:
         key = place.split()[1]
         assert re.search(rf'^# .*\({variable}\)\n{key} = ', example, re.MULTILINE), key
-
-
-def test_defaults_need_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert load_settings({}) == Settings()
 
 
 def test_config_toml_of_the_working_folder_is_read(
@@ -106,20 +86,6 @@ def test_empty_variable_overrides_the_file(tmp_path: Path) -> None:
     assert load_settings(environment).token_sha256 == (HASH,)
     empty = {'DATABASE_URL': '', 'API_TOKEN_SHA256': '', 'API_CORS_ORIGINS': ' '}
     assert load_settings(environment | empty) == Settings()
-
-
-@pytest.mark.parametrize(
-    ('variable', 'allowed'),
-    [
-        ('API_PORT', PORTS),
-        ('API_STATEMENT_TIMEOUT_S', 'a number from 0.1 to 3600'),
-        ('API_PREPARE', 'true or false'),
-        ('API_HOST', 'a host name or address'),
-        ('API_LOG_LEVEL', 'debug, info, warning or error'),
-    ],
-)
-def test_empty_variable_is_refused_where_something_is_needed(variable: str, allowed: str) -> None:
-    assert refusal({variable: ''}) == f'{variable}: must be {allowed}'
 
 
 def test_list_is_separated_by_commas_in_the_environment() -> None:
@@ -174,19 +140,20 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('variable', 'allowed', 'values'),
     [
-        ('API_PORT', PORTS, ['x', '1.0', '1e1', '"1"', '-1', '65536', 'true', '[1]', '9' * 5000]),
+        ('API_PORT', PORTS, ['', 'x', '1.0', '"1"', '-1', '65536', 'true', '[1]', '9' * 5000]),
         ('API_WORKERS', 'a whole number from 0 to 1000', ['2\n3', '2\nother = 3', '2\r3']),
         (
             'API_POOL_TIMEOUT_S',
             'a number from 0.1 to 3600',
-            ['nan', 'inf', '-inf', '1e400', '0.09', 'true', '1.5s'],
+            ['', 'nan', 'inf', '-inf', '1e400', '0.09', 'true', '1.5s'],
         ),
-        ('API_PREPARE', 'true or false', ['yes', '1', '0', 'True', '"true"']),
+        ('API_PREPARE', 'true or false', ['', 'yes', '1', '0', 'True', '"true"']),
         (
             'API_HOST',
             'a host name or address',
-            [' ', 'a b', 'http://localhost', 'a..b', '.', 'a' * 64],
+            ['', ' ', 'a b', 'http://localhost', 'a..b', '.', 'a' * 64],
         ),
+        ('API_LOG_LEVEL', 'debug, info, warning or error', ['']),
     ],
 )
 def test_wrong_variable_is_refused(variable: str, allowed: str, values: list[str]) -> None:
@@ -301,10 +268,6 @@ def test_host_can_be_a_name_or_an_address() -> None:
         assert load_settings({'API_HOST': host}).host == host
 
 
-def test_message_about_the_url_says_what_to_take_away() -> None:
-    assert all(word in URL for word in ('quotes', 'jdbc:', '+driver', '%2F for /', '%40 for @'))
-
-
 @pytest.mark.parametrize(
     'url',
     [
@@ -339,12 +302,6 @@ def test_wrong_setting_ends_start_and_check_with_one_line(
     ended = run_api(*arguments, **{'DATABASE_URL': ''} | environment)
     assert (ended.returncode, ended.stdout) == (1, '')
     assert ended.stderr == f'error: {message}\n'
-
-
-def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
-    ended = run_api(API_PORT=str(api.port), DATABASE_URL=sample_url)
-    assert ended.returncode == 1
-    assert f"Can't connect to ('127.0.0.1', {api.port})" in ended.stderr.splitlines()[-1]
 
 
 def test_libpqs_own_variables_work(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:

@@ -84,7 +84,8 @@ def test_server_runs_with_any_tmpdir(
 def test_without_a_folder_for_temporary_files_run_says_so_in_one_line() -> None:
     finished = run('sh', '-c', 'ulimit -f 0 && exec "$@"', '-', *ON_DATABASE, 'true')
     assert finished.returncode == 1
-    assert re.fullmatch('error: .*No usable temporary directory found in .*\n', finished.stderr)
+    [_, line] = finished.stderr.splitlines()
+    assert re.fullmatch('error: .*No usable temporary directory found in .*', line)
 
 
 def test_postgres_bin_names_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """`make explain`, `make pgbench` and `make psql` run the function files on a real database."""
 
-import fcntl
 import json
 import os
 import pty
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import termios
@@ -183,7 +181,7 @@ def test_explain_tells_the_size_of_every_table_that_is_read(
 
 def test_explain_fits_the_terminal(make: Make) -> None:
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack('HHHH', 50, 80, 0, 0))
+    termios.tcsetwinsize(its, (50, 80))
     command = make.command('explain', 'FUNCTION=inactivity_periods', 'venue_id=1')
     with subprocess.Popen(**command, stdout=its) as process:
         os.close(its)

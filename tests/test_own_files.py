@@ -9,9 +9,8 @@ import pytest
 
 from api.database.queries import FOLDER
 from tests.support.commands import reason, run_check
-from tests.support.service import ApiProcess
+from tests.support.service import INACTIVE, TOP, ApiProcess
 
-TOP, INACTIVE = '/venues/top-benefits', '/venues/1/inactivity-periods'
 HEAD = '-- name: top_benefits(timestamp)^\nselect '
 BIND = '\nfrom (\nselect coalesce(:timestamp::timestamptz, now()) as as_of) as params'
 OWN = f'{HEAD}\'["ours"]\'::json as body, null::text as missing{BIND};\n'
@@ -90,15 +89,6 @@ def test_broken_file_is_refused_by_its_path(
     line = reason(check(sample_url, own(tmp_path / 'own', text), API_SESSION_SETTINGS='false'))
     assert line.startswith(f'error: {tmp_path}/own/top_benefits.sql')
     assert message in line
-
-
-def test_broken_file_ends_the_start_with_one_line(
-    sample_url: str, start_api: Callable[..., ApiProcess], tmp_path: Path
-) -> None:
-    folder = own(tmp_path / 'own', OWN.replace('null::text', 'nothing'))
-    with pytest.raises(AssertionError) as failure:
-        start_api(DATABASE_URL=sample_url, API_FUNCTIONS=str(folder))
-    assert f'\nerror: {folder}/top_benefits.sql line 2: column "nothing" ' in str(failure.value)
 
 
 def test_folder_that_is_missing_is_refused(sample_url: str, tmp_path: Path) -> None:

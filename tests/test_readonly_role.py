@@ -8,8 +8,8 @@ import pytest
 from psycopg import errors
 
 from api.config import Settings
-from tests.support.commands import reason, run, run_check
-from tests.support.postgres import program
+from tests.support.commands import reason, run_check
+from tests.support.postgres import run_file
 from tests.support.project import ROOT
 from tests.support.rows import Rows
 from tests.support.service import ApiProcess
@@ -28,17 +28,13 @@ WRITES = [
 CREATIONS = ['create table made (id integer)', 'create temporary table made (id integer)']
 
 
-def run_file(server: EmbeddedServer, database_url: str) -> None:
-    run(program(server, 'psql'), database_url, '-X', '-v', 'ON_ERROR_STOP=1', '-f', str(FILE))
-
-
 @pytest.fixture
 def role_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
     """Return the URL of the test's database for the role, made by the file, which runs twice."""
     rows.benefit(1)
     rows.uses(1, '2024-07-01')
-    run_file(server, database_url)
-    run_file(server, database_url)
+    run_file(server, FILE, database_url)
+    run_file(server, FILE, database_url)
     yield database_url.replace('postgres@', f'{ROLE}@')
     rows.connection.execute(f'drop owned by {ROLE}')
     rows.connection.execute(f'drop role {ROLE}')
@@ -64,7 +60,7 @@ def test_file_that_runs_again_grants_and_leaves_what_a_dba_changed(
     rows.connection.execute(f'alter role {ROLE} connection limit 200')
     rows.connection.execute(f"alter role {ROLE} set statement_timeout = '1min'")
     rows.connection.execute(f'revoke select on venue from {ROLE}')
-    run_file(server, database_url)
+    run_file(server, FILE, database_url)
     with psycopg.connect(role_url) as connection:
         found = connection.execute(
             "select rolconnlimit, current_setting('statement_timeout'),"

@@ -11,9 +11,8 @@ from psycopg.types.json import set_json_loads
 from api.database.queries import FOLDER, Query, load_query
 from tests.bench.data import Databases, Size
 from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
-from tests.support.project import ROOT
+from tests.support.rows import PLAIN
 
-PLAIN = ROOT / 'db' / 'plain'
 # the least that top_benefits has to do: read the window once, with as many processes
 BARE_COUNT = """
     select count(*)

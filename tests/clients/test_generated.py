@@ -18,6 +18,7 @@ from tests.support.commands import clean_environment
 from tests.support.machine import missing, system_program
 from tests.support.service import ApiProcess
 
+pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent
 TOOLS = FOLDER / 'node_modules'
 # what a program reads of answers; misspelt, each is one error, unless its type is unknown
@@ -85,7 +86,6 @@ def check_output(api: ApiProcess, output: str) -> None:
     assert output.endswith('venueId There is no venueId 99.\n')
 
 
-@pytest.mark.slow
 def test_python(api: ApiProcess, tmp_path: Path) -> None:
     succeed_in(tmp_path, *command('openapi-python-client ').replace(BASE, api.url).split())
     program = program_of('openapi_python_client.py', api)
@@ -99,7 +99,6 @@ def test_python(api: ApiProcess, tmp_path: Path) -> None:
     check_output(api, succeed_in(tmp_path, sys.executable, 'program.py'))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['openapi_fetch.ts', 'hey_api.ts'])
 def test_typescript(api: ApiProcess, project: Path, name: str) -> None:
     generate = command('npx openapi-typescript ').replace(BASE, api.url)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from psycopg_pool import PoolTimeout, TooManyRequests
 
 from api.config import Settings
 from api.database import connection
@@ -18,7 +17,6 @@ from api.database.queries import FOLDER, load_query
 from api.telemetry import metrics
 from api.telemetry.metrics import Timings
 from tests.database.pools import open_pool, patient
-from tests.support.machine import free_port
 from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -43,10 +41,11 @@ def connected(url: str, **settings: object) -> Iterator[Connection]:
         yield opened
 
 
-def test_connection_is_set_up_as_configured(database_url: str) -> None:
+def test_connection_of_the_pool_is_set_up_as_configured(database_url: str) -> None:
     names = ('statement_timeout', 'timezone', 'transaction_read_only', 'client_encoding')
     url = f'{database_url}&client_encoding=LATIN1&options=-c%20timezone%3DAsia/Kathmandu'
-    with connected(url, statement_timeout_s=7) as opened:
+    settings = Settings(database_url=url, statement_timeout_s=7)
+    with open_pool(settings) as pool, pool._pool.connection() as opened:
         found = [opened.execute(f'show {name}').fetchone()[0] for name in names]
     assert found == ['7s', 'UTC', 'on', 'UTF8']
 
@@ -95,31 +94,6 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
         for _ in range(2):
             opened.execute('select 1')
         assert len(waits) == late + 1
-
-
-def test_full_pool_refuses_at_once_or_after_the_timeout(rows: Rows, database_url: str) -> None:
-    settings = patient(database_url, pool_size=1, pool_max_waiting=3, pool_timeout_s=5)
-    with (
-        open_pool(settings) as pool,
-        ThreadPoolExecutor() as clients,
-        locked_uses(database_url),
-    ):
-        running = clients.submit(fetch, pool)
-        wait_until_busy(rows)
-        waiting = clients.submit(fetch, pool)
-        wait_for(lambda: pool._pool.get_stats()['requests_waiting'] == 1)
-        with pytest.raises(TooManyRequests):
-            fetch(pool)
-        pool.ping()  # a busy service is ready
-        assert not waiting.done()
-        assert isinstance(waiting.exception(DEADLINE_S), TooManyRequests)
-        assert not running.done()
-
-
-def test_database_that_cannot_be_reached_is_unavailable() -> None:
-    settings = patient(f'host=127.0.0.1 port={free_port()}', pool_timeout_s=0.5)
-    with open_pool(settings) as pool, pytest.raises(PoolTimeout):
-        fetch(pool)
 
 
 def retries() -> float:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -165,20 +164,14 @@ def test_file_that_breaks_the_rule_is_refused_with_its_line(
         load_query(path)
 
 
-@pytest.mark.parametrize(
-    ('make', 'reason'),
-    [
-        (Path.mkdir, 'Is a directory'),
-        (lambda path: path.symlink_to(path), 'Too many levels of symbolic links'),
-        (lambda path: path.symlink_to('nowhere'), 'No such file or directory'),
-    ],
-)
-def test_file_of_a_site_that_cannot_be_read_is_refused(
-    tmp_path: Path, make: Callable[[Path], None], reason: str
-) -> None:
+def test_file_of_a_site_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'top_benefits.sql'
-    make(path)
-    with pytest.raises(QueryFileError, match=f'^{path}: {reason}$'):
+    path.mkdir()
+    with pytest.raises(QueryFileError, match=f'^{path}: Is a directory$'):
+        find_query('top_benefits', [str(tmp_path)])
+    path.rmdir()
+    path.symlink_to('nowhere')
+    with pytest.raises(QueryFileError, match=f'^{path}: No such file or directory$'):
         find_query('top_benefits', [str(tmp_path)])
 
 

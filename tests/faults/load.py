@@ -9,13 +9,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from api.server.worker import LINGER_S
+from tests.support.service import PATHS
 from tests.support.waiting import DEADLINE_S, wait_for
-
-PATHS = (
-    '/venues/top-benefits',
-    '/venues/1/available-benefits?personId=1',
-    '/venues/1/inactivity-periods',
-)
 
 
 class Asked(NamedTuple):

@@ -12,11 +12,9 @@ import pytest
 
 from tests.faults.load import Load, failures
 from tests.support.rows import Rows
-from tests.support.service import BRIEF, ApiProcess, metric
+from tests.support.service import BRIEF, TOP, ApiProcess, metric
 from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer, load
-
-REPORT = '/venues/top-benefits'
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def test_outage_is_a_503_whose_reason_only_the_log_tells(
 ) -> None:
     api = start_api(DATABASE_URL=f'{own_server.url()}&password=hunter2', **BRIEF)
     own_server.terminate()
-    for path in (REPORT, '/ready'):
+    for path in (TOP, '/ready'):
         wait_for(lambda path=path: api.get(path).status_code == 503)
         answer = api.get(path)
         assert int(answer.headers['retry-after']) >= 1
@@ -48,7 +46,7 @@ def test_outage_is_a_503_whose_reason_only_the_log_tells(
     assert 'hunter2' not in api.output()
     own_server.start()
     wait_for(lambda: api.get('/ready').status_code == 200)
-    assert api.get(REPORT).json() == []
+    assert api.get(TOP).json() == []
 
 
 def test_ended_parallel_worker_costs_no_request(
@@ -79,7 +77,7 @@ def test_ended_parallel_worker_costs_no_request(
     )
     with ThreadPoolExecutor() as clients:
         answer = clients.submit(
-            httpx.get, f'{api.url}{REPORT}?timestamp=2024-07-02', timeout=DEADLINE_S
+            httpx.get, f'{api.url}{TOP}?timestamp=2024-07-02', timeout=DEADLINE_S
         )
         wait_for(lambda: rows.connection.execute(end_workers).fetchone() != (0,))
         assert answer.result().status_code == 200
@@ -118,7 +116,7 @@ def test_server_that_stops_answering_holds_no_request_for_ever(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='0.5', API_WORKERS='1')
-    wait_for(lambda: api.get(REPORT).status_code == 200)
+    wait_for(lambda: api.get(TOP).status_code == 200)
     sessions = rows.connection.execute(
         "select pid from pg_stat_activity where application_name like 'membership-benefits-api/%'"
         ' and datname = current_database()'
@@ -126,9 +124,9 @@ def test_server_that_stops_answering_holds_no_request_for_ever(
     for (pid,) in sessions:
         os.kill(pid, signal.SIGSTOP)
     try:
-        assert httpx.get(api.url + REPORT, timeout=DEADLINE_S).status_code == 504
+        assert httpx.get(api.url + TOP, timeout=DEADLINE_S).status_code == 504
         assert api.get('/live').status_code == 200
     finally:
         for (pid,) in sessions:
             os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: api.get(REPORT).status_code == 200)
+    wait_for(lambda: api.get(TOP).status_code == 200)

@@ -16,12 +16,11 @@ from tests.support.machine import free_port
 from tests.support.postgres import cloned
 from tests.support.project import ROOT
 from tests.support.rows import Rows, locked_uses, open_rows, wait_until_busy
-from tests.support.service import ApiProcess, settled_output
+from tests.support.service import AVAILABLE, TOP, ApiProcess, settled_output
 from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer
 
-TOP = '/venues/top-benefits'
-AVAILABLE = '/venues/1/available-benefits?personId=1'
+pytestmark = pytest.mark.slow
 PAST = 'timestamp=2024-07-02'
 
 NAME = 'reports.example.com'
@@ -101,20 +100,6 @@ class Proxy(Daemon):
         super().__exit__()
 
 
-@pytest.fixture
-def start_proxy() -> Iterator[Callable[[ApiProcess], Proxy]]:
-    """Return a function that starts nginx in front of an API process."""
-    started: list[Proxy] = []
-
-    def start(api: ApiProcess) -> Proxy:
-        started.append(Proxy(api.port))
-        return started[-1]
-
-    yield start
-    for proxy in started:
-        proxy.__exit__()
-
-
 def asked(api: ApiProcess) -> list[str]:
     """Return the lines of the API's log about reports."""
     return sorted(  # each begins with its time, and each worker writes its own when it can
@@ -125,11 +110,10 @@ def asked(api: ApiProcess) -> list[str]:
 
 
 def test_identical_requests_at_once_are_one_for_the_api(
-    rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
+    rows: Rows, database_url: str, start_api: Callable
 ) -> None:
     api = start_api(DATABASE_URL=database_url)
-    proxy = start_proxy(api)
-    with ThreadPoolExecutor(30) as clients:
+    with Proxy(api.port) as proxy, ThreadPoolExecutor(30) as clients:
         with locked_uses(database_url):
             asking = [clients.submit(proxy.get, TOP) for _ in range(30)]
             wait_until_busy(rows, 'top')
@@ -139,24 +123,23 @@ def test_identical_requests_at_once_are_one_for_the_api(
     assert len(asked(api)) == 1
 
 
-@pytest.mark.slow
 def test_stale_answer_is_given_at_once_while_a_304_renews_it_and_during_an_outage(
-    rows: Rows, database_url: str, start_api: Callable, start_proxy: Callable
+    rows: Rows, database_url: str, start_api: Callable
 ) -> None:
     api = start_api(DATABASE_URL=database_url, API_CACHE_S='1')
-    proxy = start_proxy(api)
-    kept = proxy.get(TOP)
-    with locked_uses(database_url):
-        wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'STALE')
-        wait_until_busy(rows, 'top')
-        for _ in range(20):
-            assert proxy.get(TOP).content == kept.content
-    wait_for(lambda: len(asked(api)) == 2)
-    assert 'status=304' in asked(api)[1]
-    wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'HIT')
-    api.stop()
-    assert proxy.get(TOP).content == kept.content
-    away = proxy.get(AVAILABLE)
+    with Proxy(api.port) as proxy:
+        kept = proxy.get(TOP)
+        with locked_uses(database_url):
+            wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'STALE')
+            wait_until_busy(rows, 'top')
+            for _ in range(20):
+                assert proxy.get(TOP).content == kept.content
+        wait_for(lambda: len(asked(api)) == 2)
+        assert 'status=304' in asked(api)[1]
+        wait_for(lambda: proxy.get(TOP).headers['x-cache'] == 'HIT')
+        api.stop()
+        assert proxy.get(TOP).content == kept.content
+        away = proxy.get(AVAILABLE)
     assert away.status_code == 503
     assert away.headers['content-type'] == 'application/problem+json'
     assert away.headers['cache-control'] == 'no-store'
@@ -227,17 +210,15 @@ def test_request_id_is_the_same_in_the_answer_and_the_log(
     assert f'request_id={id_} ' in asked(api)[-1]
 
 
-def test_tokens_keep_everything_out_of_the_cache(
-    sample_url: str, start_api: Callable, start_proxy: Callable
-) -> None:
+def test_tokens_keep_everything_out_of_the_cache(sample_url: str, start_api: Callable) -> None:
     hash_ = sha256(b'a-token-that-nobody-guesses').hexdigest()
     api = start_api(DATABASE_URL=sample_url, API_TOKEN_SHA256=hash_)
-    proxy = start_proxy(api)
-    for times in (1, 2, 3):
-        answer = proxy.get(f'{TOP}?{PAST}', Authorization='Bearer a-token-that-nobody-guesses')
-        assert answer.status_code == 200
-        assert proxy.get(f'{TOP}?{PAST}').status_code == 401
-        assert len(asked(api)) == times * 2
+    path, token = f'{TOP}?{PAST}', 'Bearer a-token-that-nobody-guesses'
+    with Proxy(api.port) as proxy:
+        for times in (1, 2, 3):
+            assert proxy.get(path, Authorization=token).status_code == 200
+            assert proxy.get(path).status_code == 401
+            assert len(asked(api)) == times * 2
 
 
 def test_without_tls_there_is_only_the_way_to_tls(pair: tuple[ApiProcess, Proxy]) -> None:
@@ -274,14 +255,11 @@ def test_no_spelling_leads_to_what_is_for_operators(
         assert connection.getresponse().status in (400, 404)
 
 
-def test_error_of_the_service_goes_through_as_it_is(
-    start_api: Callable, start_proxy: Callable
-) -> None:
+def test_error_of_the_service_goes_through_as_it_is(start_api: Callable) -> None:
     api = start_api(DATABASE_URL='host=/nowhere', API_POOL_TIMEOUT_S='0.2')
     sent = {'X-Request-ID': 'mine-4'}
-    here, there = (
-        client.get(TOP, headers=sent) for client in (start_proxy(api).client, api.client)
-    )
+    with Proxy(api.port) as proxy:
+        here, there = (client.get(TOP, headers=sent) for client in (proxy.client, api.client))
     assert (here.status_code, here.content) == (503, there.content)
     for name in ('content-type', 'cache-control', 'retry-after'):
         assert here.headers[name] == there.headers[name]

@@ -4,16 +4,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
 
 from tests.support.rows import Rows, locked_uses, wait_until_busy
-from tests.support.service import ApiProcess, metric
+from tests.support.service import AVAILABLE, ApiProcess, metric
 from tests.support.waiting import DEADLINE_S, wait_for
 
-AVAILABLE = '/venues/1/available-benefits?personId=1'
 
-
-@pytest.mark.slow
 def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -34,6 +30,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
         wait_for(lambda: metric(api, 'requests_waiting') == 1)
         refused = api.get(path.format(3))
         assert not waiting.done()
+        assert api.get('/ready').status_code == 200  # a busy service is ready
         # whoever needs no connection is answered
         assert api.get('/live').status_code == 200
         assert api.get('/venues/x/inactivity-periods').status_code == 400

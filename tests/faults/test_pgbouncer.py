@@ -8,22 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.support.commands import run
 from tests.support.daemon import Daemon
 from tests.support.machine import system_program
-from tests.support.postgres import program
+from tests.support.postgres import run_file
 from tests.support.project import ROOT
-from tests.support.rows import Rows
-from tests.support.service import ApiProcess, settled_output
+from tests.support.rows import open_rows
+from tests.support.service import PATHS, ApiProcess, settled_output
 from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer, load
 
+pytestmark = pytest.mark.slow
 ROLE = 'membership_benefits_api'
-PATHS = [
-    '/venues/top-benefits',
-    '/venues/1/available-benefits?personId=1',
-    '/venues/1/inactivity-periods',
-]
 # what db/scaling.md says for a pooler in transaction mode
 TRANSACTION_MODE = {'API_SESSION_SETTINGS': 'false', 'API_PREPARE': 'false'}
 # what PgBouncer itself sets on a session for the client that it lends it to
@@ -48,15 +43,10 @@ def own_server(bouncer: Daemon) -> Iterator[EmbeddedServer]:
     """Return a server far from UTC, with a few rows and the role of the file."""
     with EmbeddedServer(timezone='Asia/Kathmandu') as server:
         load(server.url(), 'schema.sql')
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            rows = Rows(connection)
-            rows.venues(1)
-            rows.people(1)
+        with open_rows(server.url()) as rows:
             rows.benefit(1)
             rows.uses(1, '2026-01-01T12:00')
-        file = ROOT / 'db' / 'readonly_role.sql'
-        psql = program(server, 'psql')
-        run(psql, server.url(), '-X', '-v', 'ON_ERROR_STOP=1', '-f', str(file))
+        run_file(server, ROOT / 'db' / 'readonly_role.sql')
         yield server
 
 

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
-import httpx
 import psutil
 import psycopg
 import pytest
@@ -13,16 +12,11 @@ import pytest
 from tests.faults.load import Load, failures
 from tests.support.postgres import cloned, program, suspend_server
 from tests.support.rows import open_rows, run_function
-from tests.support.service import BRIEF, ApiProcess, metric
+from tests.support.service import AVAILABLE, BRIEF, TOP, ApiProcess, metric
 from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import FOLDER, EmbeddedServer, load, run_as_server
 
 pytestmark = pytest.mark.slow
-REPORTS = [
-    '/venues/top-benefits',
-    '/venues/1/available-benefits?personId=1',
-    '/venues/1/inactivity-periods',
-]
 SPREAD = '&target_session_attrs=any&load_balance_hosts=random'
 
 
@@ -119,20 +113,6 @@ def cluster() -> Iterator[Cluster]:
             yield Cluster(primary, one, other)
 
 
-def test_standby_answers_every_report_as_the_primary_does(
-    cluster: Cluster, start_api: Callable[..., ApiProcess]
-) -> None:
-    assert value(cluster.one, 'select pg_is_in_recovery()')
-    on_primary = start_api(DATABASE_URL=cluster.primary.url(), API_WORKERS='1')
-    on_standby = start_api(DATABASE_URL=cluster.one.url(), API_WORKERS='1')
-    assert 'level=warning' not in on_standby.output()
-    for report in REPORTS:
-        url = httpx.URL(report).copy_add_param('timestamp', '2024-07-02')
-        answer = on_standby.get(url)
-        assert answer.status_code == 200
-        assert answer.content == on_primary.get(url).content
-
-
 def test_lost_standby_costs_no_request_and_is_used_again_when_it_is_back(
     cluster: Cluster, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -171,7 +151,7 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
             ThreadPoolExecutor(1) as clients,
         ):
             holder.execute('select pg_advisory_lock(1)')
-            asking = clients.submit(api.get, REPORTS[1])
+            asking = clients.submit(api.get, AVAILABLE)
             wait_for(lambda: holder.execute(waiting).fetchone() == (1,))
             with writer.transaction():
                 writer.execute('lock table quick in access exclusive mode')
@@ -191,14 +171,14 @@ def test_promoted_standby_is_picked_up(start_api: Callable[..., ApiProcess]) -> 
         with Standby(primary) as standby:
             url = hosts(primary, standby, user='membership_benefits_api')
             api = start_api(DATABASE_URL=f'{url}&target_session_attrs=primary', **BRIEF)
-            wait_for(lambda: api.get(REPORTS[0]).text == '[]')
+            wait_for(lambda: api.get(TOP).text == '[]')
             standby.catch_up()
             kill(primary)
-            assert api.get(REPORTS[0]).status_code == 503
+            assert api.get(TOP).status_code == 503
             standby.promote()
             with psycopg.connect(standby.url(), autocommit=True) as connection:
                 connection.execute("insert into venue values (1, 'New')")
                 [[expected]] = [run_function(connection, 'top_benefits')[:1]]
             wait_for(lambda: api.get('/ready').status_code == 200)
-            assert api.get(REPORTS[0]).json() == expected
+            assert api.get(TOP).json() == expected
             assert expected

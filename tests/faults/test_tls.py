@@ -14,11 +14,12 @@ from testing.postgresql import SEARCH_PATHS
 
 from tests.pages import command
 from tests.support.commands import clean_environment
-from tests.support.machine import free_port, missing, system_program
-from tests.support.service import ApiProcess
-from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries, give_to_server, load
+from tests.support.machine import missing, system_program
+from tests.support.postgres import TcpServer
+from tests.support.service import TOP, ApiProcess
+from tools.embedded import EmbeddedServerError, find_binaries, give_to_server, load
 
-REPORT = '/venues/top-benefits'
+pytestmark = pytest.mark.slow
 NAME = 'db.example.com'
 
 
@@ -34,16 +35,15 @@ def binaries_with_tls() -> Path:
     return missing('no PostgreSQL server with TLS on this machine (Debian: apt install postgresql)')
 
 
-class TlsServer(EmbeddedServer):
-    """A server that speaks TLS on a port of this machine, with the certificate that the page makes.
+class TlsServer(TcpServer):
+    """A server that speaks TLS, with the certificate that the page makes, which is in a folder."""
 
-    Args:
-        folder: Where the certificate and the key are made.
-    """
+    # nothing but TLS comes in over the network
+    access = 'local all all trust\nhostssl all all 127.0.0.1/32 trust\n'
 
     def __init__(self, folder: Path) -> None:
         self._files = folder
-        super().__init__(listen_addresses='127.0.0.1', ssl='on')
+        super().__init__(ssl='on')
 
     def initialize_database(self) -> None:
         """Make the data folder with the certificate and the key, which only the server reads."""
@@ -53,14 +53,6 @@ class TlsServer(EmbeddedServer):
             path.write_bytes((self._files / name).read_bytes())
             path.chmod(0o600)
             give_to_server(path)
-        # nothing but TLS comes in over the network
-        Path(self.get_data_directory(), 'pg_hba.conf').write_text(
-            'local all all trust\nhostssl all all 127.0.0.1/32 trust\n'
-        )
-
-    def prestart(self) -> None:
-        """Choose a port (called by the base class)."""
-        self.settings['port'] = free_port()
 
     def tls_url(self, root: Path, name: str = NAME) -> str:
         """Return the URL of a client who expects a name, proven by a root certificate."""
@@ -94,7 +86,7 @@ def test_right_certificate_and_name(
     tls_server: TlsServer, certificate: Path, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=tls_server.tls_url(certificate))
-    for path in (REPORT, '/ready'):
+    for path in (TOP, '/ready'):
         assert api.get(path).status_code == 200
     assert 'cannot be checked' not in api.output()  # so the start's check was done
     with psycopg.connect(tls_server.url()) as admin:
@@ -105,31 +97,20 @@ def test_right_certificate_and_name(
     assert encrypted == (True, True)
 
 
-def assert_refused(api: ApiProcess, reason: str) -> None:
-    for path in (REPORT, '/ready'):
-        assert api.get(path).status_code == 503
-    assert re.search(f'the database cannot be checked: .*{reason}', api.output())
-    assert 'hunter2' not in api.output()
-
-
-def test_certificate_of_another_authority_is_refused(
-    tls_server: TlsServer, tmp_path: Path, start_api: Callable[..., ApiProcess]
+def test_certificate_of_another_authority_or_for_another_name_is_refused(
+    tls_server: TlsServer, certificate: Path, tmp_path: Path, start_api: Callable[..., ApiProcess]
 ) -> None:
     other = tmp_path / 'root.crt'
     trustme.CA().cert_pem.write_to_path(other)
-    url = tls_server.tls_url(other)
-    assert_refused(
-        start_api(DATABASE_URL=url, API_POOL_TIMEOUT_S='0.5'), 'certificate verify failed'
-    )
-
-
-def test_certificate_for_another_name_is_refused(
-    tls_server: TlsServer, certificate: Path, start_api: Callable[..., ApiProcess]
-) -> None:
-    url = tls_server.tls_url(certificate, 'other.example.com')
-    assert_refused(
-        start_api(DATABASE_URL=url, API_POOL_TIMEOUT_S='0.5'), 'does not match host name'
-    )
+    for url, reason in [
+        (tls_server.tls_url(other), 'certificate verify failed'),
+        (tls_server.tls_url(certificate, 'other.example.com'), 'does not match host name'),
+    ]:
+        api = start_api(DATABASE_URL=url, API_POOL_TIMEOUT_S='0.5')
+        for path in (TOP, '/ready'):
+            assert api.get(path).status_code == 503
+        assert re.search(f'the database cannot be checked: .*{reason}', api.output())
+        assert 'hunter2' not in api.output()
 
 
 def test_url_of_the_page_is_what_is_tested_here(tls_server: TlsServer) -> None:

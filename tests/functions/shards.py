@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from tests.pages import OF_CITUS, SCALING, blocks, commands
-from tests.support.commands import clean_environment, run
-from tests.support.machine import free_port
-from tests.support.postgres import program
+from tests.support.commands import clean_environment
+from tests.support.postgres import TcpServer, program, run_file
 from tests.support.project import ROOT
 from tools.embedded import EmbeddedServer, load
 
@@ -36,17 +35,6 @@ class Shards:
     servers: list[EmbeddedServer]
 
 
-class Node(EmbeddedServer):
-    """A server on a port of this machine, where nobody needs a password."""
-
-    def __init__(self, **options: str) -> None:
-        super().__init__(listen_addresses='127.0.0.1', **options)
-
-    def prestart(self) -> None:
-        """Choose a port (called by the base class)."""
-        self.settings['port'] = free_port()
-
-
 @contextmanager
 def citus_cluster(folder: Path) -> Iterator[Shards]:
     """Run a coordinator and two workers, set up as db/citus/README.md tells."""
@@ -56,7 +44,7 @@ def citus_cluster(folder: Path) -> Iterator[Shards]:
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         environment.setenv('POSTGRES_BIN', binaries)
-        nodes = [stack.enter_context(Node(**options)) for _ in range(3)]
+        nodes = [stack.enter_context(TcpServer(**options)) for _ in range(3)]
         for node in nodes:
             with psycopg.connect(node.url(), autocommit=True) as connection:
                 connection.execute('create extension citus')
@@ -99,7 +87,7 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
             )
         of_first = of_first.replace("password 'SECRET'", "password_required 'false'")
         load(first.url(), 'schema.sql', 'indexes.sql')
-        run_in_psql(first, READONLY_ROLE)
+        run_file(first, READONLY_ROLE)
         load_text(first, folder / 'first.sql', of_first)
         yield Shards(first.url(), [first, *others])
 
@@ -107,10 +95,4 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
 def load_text(server: EmbeddedServer, path: Path, text: str) -> None:
     """Run statements in psql, by way of a file."""
     path.write_text(text)
-    run_in_psql(server, path)
-
-
-def run_in_psql(server: EmbeddedServer, path: Path) -> None:
-    """Run a file in psql."""
-    psql = program(server, 'psql')
-    run(psql, server.url(), '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(path))
+    run_file(server, path)

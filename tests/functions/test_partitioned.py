@@ -10,8 +10,8 @@ import pytest
 from tests.functions.shards import READONLY_ROLE
 from tests.functions.test_plans import LOOKUPS, Plan, Plans
 from tests.pages import SCALING, blocks
-from tests.support.commands import run, run_check
-from tests.support.postgres import cloned, program
+from tests.support.commands import run_check
+from tests.support.postgres import cloned, run_file
 from tests.support.rows import run_function
 from tools.embedded import EmbeddedServer
 
@@ -109,8 +109,7 @@ def database(
             connection.execute(statement)
         before = answers(connection)
         for file in (READONLY_ROLE, script):
-            psql = program(server, 'psql')
-            run(psql, url, '--no-psqlrc', '--set', 'ON_ERROR_STOP=1', '--file', str(file))
+            run_file(server, file, url)
         yield Database(url, connection, before)
         connection.execute(f'drop owned by {ROLE}')
         connection.execute(f'drop role {ROLE}')

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.functions.shards import Shards, run_in_psql
+from tests.functions.shards import Shards
 from tests.functions.test_plans import Plans
 from tests.pages import OF_CITUS, PAGES
 from tests.support.commands import run, run_check
-from tests.support.postgres import program
+from tests.support.postgres import program, run_file
 from tests.support.project import ROOT
 from tests.support.rows import Rows, open_rows
 from tests.support.service import ApiProcess
@@ -104,7 +104,7 @@ def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
     benefits: Rows, citus_cluster: Shards
 ) -> None:
     first = citus_cluster.servers[0]
-    run_in_psql(first, ROOT / 'db' / 'indexes.sql')
+    run_file(first, ROOT / 'db' / 'indexes.sql')
     warning = run_check(citus_cluster.url).stderr
     assert 'invalid until: ' in warning
     [sequential] = re.findall(r'`(set citus\.[^`]+)`', PAGES[OF_CITUS])

@@ -11,17 +11,13 @@ import pytest
 from api import OPENAPI
 from api.app import create_app
 from api.config import Settings
-from tests.support.service import ApiProcess, settled_output
+from tests.support.machine import free_port
+from tests.support.service import PATHS, ApiProcess, settled_output
 
 TOKEN = 'a-token-that-nobody-guesses'
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
 OTHER = hashlib.sha256(b'another').hexdigest()
-GUARDED = [
-    '/venues/top-benefits',
-    '/venues/1/available-benefits?personId=1',
-    '/venues/1/inactivity-periods',
-    '/metrics',
-]
+GUARDED = [*PATHS, '/metrics']
 OPEN = ['/live', '/ready', '/', '/openapi.json', '/docs', '/docs/problems/unauthorized']
 
 
@@ -121,7 +117,7 @@ def test_token_comes_before_the_parameters(guarded: ApiProcess) -> None:
 
 
 def test_answers_are_for_nobody_else(guarded: ApiProcess) -> None:
-    for path in GUARDED[:3]:
+    for path in PATHS:
         answer = guarded.get(path, headers={'Authorization': f'Bearer {TOKEN}'})
         assert answer.headers['cache-control'].startswith('private')
 
@@ -156,14 +152,10 @@ def test_log_holds_no_token(guarded: ApiProcess) -> None:
     ],
 )
 def test_open_address_without_tokens_is_one_warning(
-    sample_url: str, start_api: Callable, unused_port: int, settings: dict[str, str], warns: bool
+    sample_url: str, start_api: Callable, settings: dict[str, str], warns: bool
 ) -> None:
-    api = start_api(
-        DATABASE_URL=sample_url,
-        API_PORT=str(unused_port),
-        API_LOG_LEVEL='warning',
-        **settings,
-    )
+    settings |= {'API_PORT': str(free_port()), 'API_LOG_LEVEL': 'warning'}
+    api = start_api(DATABASE_URL=sample_url, **settings)
     assert api.get('/live').status_code == 200
     api.stop()
     assert len(re.findall('no token is set', api.output())) == warns

@@ -6,21 +6,13 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.rows import Rows
-from tests.support.service import ApiProcess
+from tests.support.service import AVAILABLE, INACTIVE, PATHS, TOP, ApiProcess, as_of
 from tests.support.waiting import DEADLINE_S
 
-TOP = '/venues/top-benefits'
-AVAILABLE = '/venues/1/available-benefits?personId=1'
-INACTIVE = '/venues/1/inactivity-periods'
-REPORTS = [TOP, AVAILABLE, INACTIVE]
 PAST = '2024-07-01T12:00:00Z'
 
 
-def as_of(path: str, timestamp: str) -> str:
-    return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
-
-
-@pytest.mark.parametrize('path', [*[as_of(path, PAST) for path in REPORTS], '/openapi.json'])
+@pytest.mark.parametrize('path', [*[as_of(path, PAST) for path in PATHS], '/openapi.json'])
 @pytest.mark.parametrize('method', ['GET', 'HEAD'])
 def test_known_etag_gives_304_without_a_body(api: ApiProcess, method: str, path: str) -> None:
     first = api.get(path)
@@ -108,7 +100,7 @@ def configured_api(sample_url: str, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_options_lists_the_methods(api: ApiProcess) -> None:
-    for path in (*REPORTS, '/', '/docs', '/docs/static/swagger-ui.css', '/live'):
+    for path in (*PATHS, '/', '/docs', '/docs/static/swagger-ui.css', '/live'):
         answer = api.client.options(path)
         assert (answer.status_code, answer.content) == (200, b'')
         assert answer.headers['allow'] == 'GET, HEAD'

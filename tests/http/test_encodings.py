@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.support.service import ApiProcess
+from tests.support.postgres import cloned
+from tests.support.rows import open_rows
+from tests.support.service import AVAILABLE, ApiProcess
 from tools.embedded import EmbeddedServer, load
 
 TITLES = {'UTF8': 'Café 50 €', 'WIN1252': 'Café 50 €', 'EUC_JP': '生ビール'}
-AVAILABLE = '/venues/1/available-benefits?personId=1'
 
 
 @pytest.fixture(params=TITLES)
@@ -21,21 +22,12 @@ def encoding(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database_url(server: EmbeddedServer, encoding: str) -> Iterator[str]:
     """Return the URL of a database in the encoding, with a benefit that has a title."""
-    name = f'in_{encoding.lower()}'
-    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
-        admin.execute(f"create database {name} encoding '{encoding}' template template0")
-        try:
-            load(server.url(database=name), 'schema.sql', 'indexes.sql')
-            url = server.url(database=name)
-            with psycopg.connect(url, client_encoding='UTF8') as connection:
-                connection.execute("insert into venue values (1, 'One')")
-                connection.execute("insert into person values (1, 'One')")
-                connection.execute(
-                    "insert into benefit values (1, 1, %s, 'day')", [TITLES[encoding]]
-                )
-            yield url
-        finally:
-            admin.execute(f'drop database {name} with (force)')
+    with cloned(server, f"encoding '{encoding}' template template0") as url:
+        load(url, 'schema.sql', 'indexes.sql')
+        with open_rows(f'{url}&client_encoding=UTF8') as rows:
+            insert = "insert into benefit values (1, 1, %s, 'day')"
+            rows.connection.execute(insert, [TITLES[encoding]])
+        yield url
 
 
 def assert_is_utf8(api: ApiProcess, encoding: str) -> None:

@@ -42,12 +42,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def exchange(api: ApiProcess, sent: bytes) -> list[Answer]:
-    """Send bytes and the filler; returns all answers, which are well-formed HTTP."""
+def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answer]:
+    """Send bytes and a filler, or only bytes; returns all answers, which are well-formed HTTP."""
     received = b''
     with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
-        with suppress(ConnectionError):  # refused before all of it was sent
-            connection.sendall(sent + FILLER)
+        with suppress(OSError):  # refused before all of it was sent
+            connection.sendall(sent + filler)
+            if not filler:
+                connection.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):  # closed with some of it unread, after the answer
             while chunk := connection.recv(65536):
                 received += chunk

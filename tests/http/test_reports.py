@@ -7,20 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.support.rows import Rows
-from tests.support.service import ApiProcess
+from tests.support.service import AVAILABLE, INACTIVE, PATHS, TOP, ApiProcess, as_of
 from tools.embedded import EmbeddedServer
 
-TOP = '/venues/top-benefits'
-AVAILABLE = '/venues/1/available-benefits?personId=1'
-INACTIVE = '/venues/1/inactivity-periods'
-REPORTS = [TOP, AVAILABLE, INACTIVE]
 # the sample data is relative to now
 DAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 MOMENT = f'{DAY}T12:00:00Z'
-
-
-def with_timestamp(path: str, timestamp: str) -> str:
-    return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
 
 
 def test_sample_data_tells_its_story(api: ApiProcess) -> None:
@@ -42,20 +34,20 @@ def test_sample_data_tells_its_story(api: ApiProcess) -> None:
     ],
 )
 def test_timestamps_of_one_instant_give_one_answer(api: ApiProcess, time: str) -> None:
-    answer = api.get(with_timestamp(INACTIVE, DAY + time))
+    answer = api.get(as_of(INACTIVE, DAY + time))
     assert (answer.status_code, answer.headers['content-type']) == (200, 'application/json')
-    assert answer.content == api.get(with_timestamp(INACTIVE, MOMENT)).content
+    assert answer.content == api.get(as_of(INACTIVE, MOMENT)).content
 
 
 def test_date_is_its_first_moment_in_utc(api: ApiProcess) -> None:
-    first, date = (api.get(with_timestamp(INACTIVE, t)) for t in (f'{DAY}T00:00:00Z', DAY))
+    first, date = (api.get(as_of(INACTIVE, t)) for t in (f'{DAY}T00:00:00Z', DAY))
     assert first.content == date.content
 
 
 @pytest.mark.parametrize('timestamp', ['0002-01-01', '9999-12-31T23:59:59.999999'])
-@pytest.mark.parametrize('path', REPORTS)
+@pytest.mark.parametrize('path', PATHS)
 def test_ends_of_the_calendar_have_reports(api: ApiProcess, path: str, timestamp: str) -> None:
-    assert api.get(with_timestamp(path, timestamp)).status_code == 200
+    assert api.get(as_of(path, timestamp)).status_code == 200
 
 
 def test_microseconds_and_any_script_arrive_as_they_are(
@@ -65,9 +57,9 @@ def test_microseconds_and_any_script_arrive_as_they_are(
     rows.connection.execute('insert into benefit values (1, 1, %s, %s)', [title, 'day'])
     rows.uses(1, '2024-07-01 12:00:00.000001')
     api = start_api(DATABASE_URL=database_url)
-    before = api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00Z')).json()
+    before = api.get(as_of(AVAILABLE, '2024-07-01T12:00:00Z')).json()
     assert before == [{'id': 1, 'venueId': 1, 'title': title, 'recurrence': 'day'}]
-    assert api.get(with_timestamp(AVAILABLE, '2024-07-01T12:00:00.000001Z')).json() == []
+    assert api.get(as_of(AVAILABLE, '2024-07-01T12:00:00.000001Z')).json() == []
 
 
 @pytest.mark.parametrize(
@@ -90,21 +82,21 @@ def test_404_names_what_does_not_exist(api: ApiProcess, path: str, parameter: st
 
 
 def test_spellings_of_an_id_mean_the_same(api: ApiProcess) -> None:
-    expected = api.get(with_timestamp(INACTIVE, MOMENT)).json()
+    expected = api.get(as_of(INACTIVE, MOMENT)).json()
     for spelling in ('001', '%31'):
         path = INACTIVE.replace('1', spelling)
-        assert api.get(with_timestamp(path, MOMENT)).json() == expected
+        assert api.get(as_of(path, MOMENT)).json() == expected
 
 
 def test_head_is_get_without_the_body(api: ApiProcess) -> None:
-    path = with_timestamp(INACTIVE, MOMENT)
+    path = as_of(INACTIVE, MOMENT)
     head = api.client.head(path)
     assert head.status_code == 200
     assert head.content == b''
     assert head.headers['content-length'] == str(len(api.get(path).content))
 
 
-@pytest.mark.parametrize('path', [*REPORTS, '/live'])
+@pytest.mark.parametrize('path', [*PATHS, '/live'])
 def test_other_methods_are_405_and_say_what_is_allowed(api: ApiProcess, path: str) -> None:
     for method in ('POST', 'PUT', 'PATCH', 'DELETE'):
         answer = api.client.request(method, path)
@@ -137,50 +129,9 @@ def test_request_is_one_round_trip_of_one_statement_prepared_once(
     api.get(TOP)  # prepares
     log_before = len(server.read_bootlog())
     for day in range(1, 7):
-        assert api.get(with_timestamp(TOP, f'2024-07-0{day}')).status_code == 200
+        assert api.get(as_of(TOP, f'2024-07-0{day}')).status_code == 200
     written = server.read_bootlog()[log_before:]
     statements = re.findall(r'LOG:  (statement|execute [^:]*): (.*)', written)
     assert len(statements) == 6
     assert {kind.startswith('execute _pg3_') for kind, _ in statements} == {True}
     assert {text for _, text in statements} == {'-- name: top_benefits(timestamp)^'}
-
-
-def test_slow_statement_is_a_timeout_and_its_session_has_a_name(
-    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    # the answers of a throwaway table stand in for looking into the API's sessions
-    rows.connection.execute('drop table benefit_usage')
-    rows.connection.execute(
-        'create view benefit_usage as select 1 as id, 1 as "personId", 1 as "benefitId",'
-        ' timestamp \'2024-01-01\' as "usageTimestamp" from pg_sleep(600)'
-    )
-    rows.benefit(1)
-    api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='3')
-    assert api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00')).status_code == 504
-    [activity] = rows.connection.execute(
-        'select application_name from pg_stat_activity'
-        " where datname = current_database() and query like '-- name: available%' limit 1"
-    ).fetchone()
-    assert activity.startswith('membership-benefits-api/')
-
-
-def test_writes_are_refused_even_when_the_role_may_write(
-    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
-    rows.connection.execute('create table written (id integer)')
-    rows.connection.execute(
-        'create function record() returns integer language sql'
-        " as 'insert into written values (1) returning id'"
-    )
-    rows.connection.execute('drop table benefit_usage')
-    rows.connection.execute(
-        'create view benefit_usage as select record() as id, 1 as "personId", 1 as "benefitId",'
-        ' timestamp \'2024-01-01\' as "usageTimestamp"'
-    )
-    rows.benefit(1)
-    rows.connection.execute('select * from benefit_usage')
-    assert rows.connection.execute('select count(*) from written').fetchone() == (1,)
-    api = start_api(DATABASE_URL=database_url)
-    answer = api.get(with_timestamp(AVAILABLE, '2024-01-01T12:00'))
-    assert answer.status_code == 500
-    assert rows.connection.execute('select count(*) from written').fetchone() == (1,)

@@ -1,11 +1,11 @@
 """`python -m api --check`, and the same check at every start: what it refuses and warns of."""
 
-import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from api.server.check import MISSING_INDEXES
 from tests.support.commands import reason, run_check
+from tests.support.postgres import cloned
 from tests.support.rows import Rows
 from tools.embedded import EmbeddedServer, load
 
@@ -66,14 +66,9 @@ def test_invalid_index_is_a_warning_that_says_how_to_mend_it(rows: Rows, databas
 
 
 def test_database_without_an_encoding_is_refused(server: EmbeddedServer) -> None:
-    with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
-        admin.execute("create database no_encoding encoding 'SQL_ASCII' template template0")
-    try:
-        load(server.url(database='no_encoding'), 'schema.sql', 'indexes.sql')
-        assert 'SQL_ASCII' in reason(run_check(server.url(database='no_encoding')))
-    finally:
-        with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
-            admin.execute('drop database no_encoding with (force)')
+    with cloned(server, "encoding 'SQL_ASCII' template template0") as url:
+        load(url, 'schema.sql', 'indexes.sql')
+        assert 'SQL_ASCII' in reason(run_check(url))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,8 @@ import pytest
 from api.server.http_server import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read
 from tests.support.rows import Rows
-from tests.support.service import ApiProcess, connection_counts
+from tests.support.service import TOP, ApiProcess, connection_counts
 from tests.support.waiting import wait_for
-
-TOP = '/venues/top-benefits'
 
 
 def test_connection_beyond_the_limit_waits_until_another_one_ends(

@@ -8,10 +8,9 @@ import httpx
 import pytest
 
 from tests.support.project import ROOT, copy_project, edit
-from tests.support.service import ApiProcess
+from tests.support.service import TOP, ApiProcess
 from tests.support.waiting import DEADLINE_S, until
 
-TOP = '/venues/top-benefits'
 SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'
 # gunicorn looks at the files every second
 SAVE_AGAIN_S = 10
@@ -53,7 +52,7 @@ def dev(tmp_path: Path, sample_url: str) -> Iterator[Dev]:
 
 
 @pytest.mark.slow
-def test_saved_sql_is_live_soon_and_a_broken_file_says_what_is_wrong(dev: Dev) -> None:
+def test_saved_file_is_live_soon_and_a_broken_one_says_what_is_wrong(dev: Dev) -> None:
     dev.save(SQL, "'topBenefits180Days'", "'best'")
     dev.wait_for(TOP, 200, '"best"')
     dev.save(SQL, '\nfrom venue\n', '\nfrom vanue\n')
@@ -62,10 +61,6 @@ def test_saved_sql_is_live_soon_and_a_broken_file_says_what_is_wrong(dev: Dev) -
     assert f'{dev.project / SQL} line {number}: ' in told
     dev.save(SQL, '\nfrom vanue\n', '\nfrom venue\n')
     dev.wait_for(TOP, 200, '"best"')
-
-
-@pytest.mark.slow
-def test_saved_python_is_live_soon_and_a_broken_file_says_what_is_wrong(dev: Dev) -> None:
     dev.save(PYTHON, '"live"', '"alive"')
     dev.wait_for('/live', 200, '"alive"')
     dev.save(PYTHON, 'import falcon', 'import falcon from')

@@ -10,12 +10,9 @@ import pytest
 from tests.server.crowd import Crowd, ask, read
 from tests.support.postgres import silenced
 from tests.support.rows import Rows, locked_uses, wait_until_busy
-from tests.support.service import ApiProcess, connection_counts
+from tests.support.service import AVAILABLE, TOP, ApiProcess, connection_counts
 from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer, load
-
-TOP = '/venues/top-benefits'
-AVAILABLE = '/venues/1/available-benefits?personId=1'
 
 
 def test_connections_opened_at_once_spread_over_the_workers(

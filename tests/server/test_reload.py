@@ -8,10 +8,9 @@ import pytest
 
 from tests.faults.load import Load, failures
 from tests.support.project import copy_project, edit
-from tests.support.service import ApiProcess, workers
+from tests.support.service import TOP, ApiProcess, workers
 from tests.support.waiting import wait_for
 
-TOP = '/venues/top-benefits'
 SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'
 
 

@@ -12,11 +12,10 @@ import pytest
 
 from tests.support.machine import free_port, is_listening
 from tests.support.rows import Rows, locked_uses, wait_until_busy
-from tests.support.service import BRIEF, ApiProcess, start_service, workers
+from tests.support.service import BRIEF, TOP, ApiProcess, start_service, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 from tools.embedded import EmbeddedServer, load
 
-TOP = '/venues/top-benefits'
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 
 
@@ -37,11 +36,6 @@ def failed_start(url: str, **environment: str) -> str:
     assert service.returncode == 1
     [line] = [line for line in printed.splitlines() if not line.startswith('timestamp=')]
     return line
-
-
-def test_wrong_setting_ends_the_start_with_one_line(sample_url: str) -> None:
-    line = failed_start(sample_url, API_PORT='x')
-    assert line == 'error: API_PORT: must be a whole number from 0 to 65535'
 
 
 def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(

@@ -12,10 +12,8 @@ import pytest
 
 from tests.support.machine import is_listening
 from tests.support.rows import Rows, locked_uses, wait_until_busy
-from tests.support.service import ApiProcess, connection_counts, workers
+from tests.support.service import AVAILABLE, ApiProcess, connection_counts, workers
 from tests.support.waiting import DEADLINE_S, wait_for
-
-AVAILABLE = '/venues/1/available-benefits?personId=1'
 
 
 def test_sigterm_waits_for_all_answers_in_progress(

@@ -9,22 +9,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.service import ApiProcess, workers
+from tests.support.service import AVAILABLE, ApiProcess, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 
-AVAILABLE = '/venues/1/available-benefits?personId=1'
 # requests of ptrace, and the flag of waitpid for threads, which Python does not name
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
 WALL = 0x40000000
-
-
-def test_dead_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
-    [dead] = workers(api)
-    dead.kill()
-    wait_for(lambda: [worker for worker in workers(api) if worker != dead])
-    assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
-    wait_for(lambda: f'Worker (pid:{dead.pid}) was sent SIGKILL' in api.output())
 
 
 @pytest.mark.slow

@@ -36,17 +36,22 @@ def run(*command: str) -> str:
     return finished.stdout
 
 
-def run_check(url: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run `python -m api --check`."""
+def run_api(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python -m api` until it ends."""
     return subprocess.run(
-        [sys.executable, '-m', 'api', '--check'],
+        [sys.executable, '-m', 'api', *arguments],
         cwd=ROOT,
-        env=patient_environment() | {'DATABASE_URL': url} | environment,
+        env=patient_environment() | environment,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
         check=False,
     )
+
+
+def run_check(url: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python -m api --check`."""
+    return run_api('--check', DATABASE_URL=url, **environment)
 
 
 def reason(checked: subprocess.CompletedProcess) -> str:

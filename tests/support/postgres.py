@@ -10,6 +10,7 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support.commands import run
 from tests.support.machine import free_port
 from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer
@@ -18,11 +19,11 @@ clones = itertools.count(1)
 
 
 @contextmanager
-def cloned(server: EmbeddedServer, template: str = 'test') -> Iterator[str]:
-    """Clone a database; yields its URL."""
+def cloned(server: EmbeddedServer, options: str = 'template test') -> Iterator[str]:
+    """Create a database, by default a clone of `test`; yields its URL."""
     name = f'clone_{next(clones)}'
     with psycopg.connect(server.url(database='postgres'), autocommit=True) as admin:
-        admin.execute(f'create database {name} template {template}')
+        admin.execute(f'create database {name} {options}')
         try:
             yield server.url(database=name)
         finally:
@@ -37,32 +38,48 @@ def program(server: EmbeddedServer, name: str) -> str:
     pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
 
 
-class GuardedServer(EmbeddedServer):
-    """A server on a port of this machine that asks for passwords, with a role `reader`."""
+def run_file(server: EmbeddedServer, path: Path, url: str = '') -> None:
+    """Run a SQL file in psql, by default on the server's database `test`."""
+    words = ('-X', '-v', 'ON_ERROR_STOP=1', '-f', str(path))
+    run(program(server, 'psql'), url or server.url(), *words)
+
+
+class TcpServer(EmbeddedServer):
+    """A server that also listens on a port of this machine.
+
+    Attributes:
+        access: The lines of pg_hba.conf; by default, nobody needs a password.
+    """
+
+    access = ''
 
     def __init__(self, **options: str) -> None:
-        super().__init__(
-            listen_addresses='127.0.0.1', password_encryption='scram-sha-256', **options
-        )
-        with psycopg.connect(self.url()) as admin:
-            admin.execute("create role reader login password 'hunter2'")
-
-    def reader_url(self, database: str) -> str:
-        """Return the URL with which the role connects to a database, by TCP."""
-        return f'postgresql://reader:hunter2@127.0.0.1:{self.settings["port"]}/{database}'
+        super().__init__(listen_addresses='127.0.0.1', **options)
 
     def prestart(self) -> None:
         """Choose a port (called by the base class)."""
         self.settings['port'] = free_port()
 
     def initialize_database(self) -> None:
-        """Make the data folder with the rules (called by the base class)."""
+        """Make the data folder with the lines (called by the base class)."""
         super().initialize_database()
-        Path(self.get_data_directory(), 'pg_hba.conf').write_text(
-            'local all all trust\n'
-            'host all outsider all reject\n'
-            'host all all 127.0.0.1/32 scram-sha-256\n'
-        )
+        if self.access:
+            Path(self.get_data_directory(), 'pg_hba.conf').write_text(self.access)
+
+
+class GuardedServer(TcpServer):
+    """A server that asks for passwords, with a role `reader`."""
+
+    access = 'local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n'
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(password_encryption='scram-sha-256', **options)
+        with psycopg.connect(self.url()) as admin:
+            admin.execute("create role reader login password 'hunter2'")
+
+    def reader_url(self, database: str) -> str:
+        """Return the URL with which the role connects to a database, by TCP."""
+        return f'postgresql://reader:hunter2@127.0.0.1:{self.settings["port"]}/{database}'
 
 
 def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:

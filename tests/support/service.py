@@ -18,6 +18,11 @@ from tests.support.machine import is_listening
 from tests.support.project import ROOT
 from tests.support.waiting import DEADLINE_S, until, wait_for
 
+PATHS = TOP, AVAILABLE, INACTIVE = (
+    '/venues/top-benefits',
+    '/venues/1/available-benefits?personId=1',
+    '/venues/1/inactivity-periods',
+)
 # where a database is away, that is how long each answer takes
 BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
 numbers = itertools.count(1)
@@ -109,6 +114,11 @@ class ApiProcess:
         if self.collector:  # has read all
             self.collector.wait(DEADLINE_S)
         return status
+
+
+def as_of(path: str, timestamp: str) -> str:
+    """Return a report's path with a timestamp."""
+    return f'{path}{"&" if "?" in path else "?"}timestamp={timestamp}'
 
 
 def metric(api: ApiProcess, name: str) -> float:

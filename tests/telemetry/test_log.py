@@ -12,6 +12,7 @@ import pytest
 
 from api.telemetry.log import RENDERERS, LineFormatter
 from tests.faults.load import Load
+from tests.support.machine import free_port
 from tests.support.service import ApiProcess, metric, settled_output
 from tests.support.waiting import wait_for
 
@@ -61,9 +62,9 @@ def test_every_line_is_json_if_configured(
 
 
 def test_lines_below_the_level_are_not_written(
-    start_api: Callable[..., ApiProcess], sample_url: str, unused_port: int
+    start_api: Callable[..., ApiProcess], sample_url: str
 ) -> None:
-    api = start_api(DATABASE_URL=sample_url, API_LOG_LEVEL='warning', API_PORT=str(unused_port))
+    api = start_api(DATABASE_URL=sample_url, API_LOG_LEVEL='warning', API_PORT=str(free_port()))
     assert api.get('/venues/top-benefits').status_code == 200
     api.stop()
     assert api.output() == ''

@@ -9,10 +9,10 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import VERSION
-from tests.faults.load import PATHS, Load
+from tests.faults.load import Load
 from tests.support.machine import system_program
 from tests.support.rows import Rows, locked_uses
-from tests.support.service import ApiProcess, metric, workers
+from tests.support.service import PATHS, ApiProcess, metric, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 
 ROUTES = {
@@ -56,7 +56,7 @@ def test_sums_fit_what_clients_counted(sample_url: str, start_api: Callable) -> 
     assert found['build_info', ('version', VERSION)] == 1
 
 
-def test_killed_worker_takes_no_counts_with_it(sample_url: str, start_api: Callable) -> None:
+def test_dead_worker_is_replaced_and_its_counts_stay(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
     count = f'http_request_duration_seconds_count{{route="{ROUTES[PATHS[0]]}",status="200"}}'
     for number in (1, 2):

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.load import PATHS
 from tests.support.commands import patient_environment
 from tests.support.machine import free_port, is_listening
 from tests.support.project import ROOT
+from tests.support.service import PATHS
 from tests.support.waiting import DEADLINE_S, wait_for
 from tests.telemetry.test_metrics import ROUTES, requests, samples
 

@@ -36,6 +36,7 @@ def own_url(server: EmbeddedServer) -> Iterator[str]:
                 connection.execute('drop role membership_benefits_api')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', [line for line in commands(README) if r'\password' not in line])
 def test_command(server: EmbeddedServer, own_url: str, tmp_path: Path, command: str) -> None:
     for name in ('psql', 'pgbench'):

@@ -43,6 +43,7 @@ def test_servers_do_not_collide_and_leave_nothing_behind(server: EmbeddedServer)
     assert not process.is_running()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason='only root runs the server as another user')
 def test_root_runs_the_server_as_another_user_who_cannot_read_the_programs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -56,6 +57,7 @@ def test_root_runs_the_server_as_another_user_who_cannot_read_the_programs(
         assert psutil.Process(server.server_pid).uids().effective != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'mode', 'is_used'),
     [

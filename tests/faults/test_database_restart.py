@@ -49,6 +49,7 @@ def test_outage_is_a_503_whose_reason_only_the_log_tells(
     assert api.get(TOP).json() == []
 
 
+@pytest.mark.slow
 def test_ended_parallel_worker_costs_no_request(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -66,6 +66,7 @@ def fill(folder: Path) -> None:
             file.write(bytes(4096))
 
 
+@pytest.mark.slow
 def test_full_temporary_folder_costs_nothing(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer, load
 
 
+@pytest.mark.slow
 def test_connections_opened_at_once_spread_over_the_workers(
     sample_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

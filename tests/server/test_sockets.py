@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.service import start_service
 from tests.support.waiting import DEADLINE_S, wait_for
@@ -29,6 +30,7 @@ def test_gunicorn_arguments_count_such_as_a_unix_socket(sample_url: str, tmp_pat
         assert service.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 def test_socket_that_systemd_hands_over_keeps_clients_for_the_next_process(
     sample_url: str,
 ) -> None:

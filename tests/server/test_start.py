@@ -98,6 +98,7 @@ def test_signal_ends_a_start_that_waits_for_a_lock(
         assert service.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', SIGNALS)
 def test_signal_ends_a_service_whose_log_nobody_reads(
     sample_url: str, number: signal.Signals

@@ -52,6 +52,7 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[None]
         server.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SERVERS)
 def test_log_and_metrics_are_those_of_the_service(
     sample_url: str, tmp_path: Path, name: str

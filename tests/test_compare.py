@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -19,12 +18,11 @@ from tests.support.machine import system_program
 from tests.support.postgres import cloned, program
 from tests.support.project import ROOT, copy_project, edit
 from tests.support.rows import Rows
-from tests.support.waiting import wait_for
 from tools.embedded import EmbeddedServer, load
 
 AVAILABLE, INACTIVITY, TOP = 'available_benefits', 'inactivity_periods', 'top_benefits'
 pytestmark = pytest.mark.slow
-AN_ELEMENT = r'\[\d+\]\S* old: {"\w+": .* new: absent'
+AN_ID = r'first difference: body\[\d+\]\.(id|benefitId|venueId) old: \d+ new: (\d+|absent)'
 
 
 class Compare:
@@ -84,15 +82,15 @@ def compare(url: str, tmp_path: Path) -> Compare:
 @pytest.mark.parametrize(
     ('name', 'old', 'new', 'shown'),
     [
-        (AVAILABLE, '> params.as_of - ', '>= params.as_of - ', AN_ELEMENT),
-        (AVAILABLE, "'24 hours'", "'25 hours'", AN_ELEMENT),
-        (AVAILABLE, "then 'person_id'", 'then null', 'missing old: person_id new: none'),
-        (INACTIVITY, '>= probed_gaps', '> probed_gaps', AN_ELEMENT),
+        (AVAILABLE, '> params.as_of - ', '>= params.as_of - ', AN_ID),
+        (AVAILABLE, "'24 hours'", "'25 hours'", AN_ID),
+        (AVAILABLE, "then 'person_id'", 'then null', ': missing old: "person_id" new: null'),
+        (INACTIVITY, '>= probed_gaps', '> probed_gaps', AN_ID),
         (INACTIVITY, 'by significant_gaps.start_time', r'\g<0> desc', 'Time old: "2.* new: "2'),
         (TOP, '"usageTimestamp" > ', '"usageTimestamp" >= ', 'topBenefits180Days.* old: '),
         (TOP, 'benefit_id asc', 'benefit_id desc', r'\.benefitId old: \d+ new: \d+'),
-        (TOP, 'left join', 'inner join', AN_ELEMENT),
-        (TOP, "'[]'", "'[ ]'", r'equal JSON, but other bytes old: .*\[\].* new: .*\[ \]'),
+        (TOP, 'left join', 'inner join', r'body\[\d+\] old: {"venueId": .* new: absent'),
+        (TOP, "'[]'", "'[ ]'", 'The JSON is equal, but its bytes differ.'),
     ],
 )
 def test_mistake_is_found_and_its_smallest_difference_shown(
@@ -102,16 +100,16 @@ def test_mistake_is_found_and_its_smallest_difference_shown(
     verdict, *rest = compare.lines(1, name)
     assert re.match(r'[1-9]\d* of 200 answers differ; ', verdict)
     told = ' '.join(line.strip() for line in rest)
-    assert re.search(rf'The first difference: \S*{shown}', told)
+    assert re.search(shown, told)
 
 
 @pytest.mark.parametrize('name', [AVAILABLE, INACTIVITY])
 def test_plain_form_is_equal_and_has_another_plan(compare: Compare, name: str) -> None:
     verdict, _, *rest = compare.lines(0, name, f'db/plain/{name}.sql')
-    cost = r'[\w .]+ times as (fast|long); \d+\.\d.* of the buffers'
+    cost = r'\d+\.\d times as fast; \d+\.\d of the buffers'
     assert re.fullmatch(rf'200 of 200 answers equal; {cost}', verdict)
     assert rest[:2] == [f'old: db/functions/{name}.sql', f'new: db/plain/{name}.sql']
-    assert re.search(r' nothing → \w| → nothing', '\n'.join(rest))
+    assert re.search(r' nodes of custom plans: \w.* → \w', ' '.join(rest))
 
 
 def test_rewrite_that_reads_more_is_equal_and_costs_more(compare: Compare) -> None:
@@ -119,9 +117,9 @@ def test_rewrite_that_reads_more_is_equal_and_costs_more(compare: Compare) -> No
     edit(compare.mine, '."benefitId" = ', '."benefitId" + 0 = ')
     verdict, *rest = compare.lines(0, AVAILABLE)
     assert float(re.search(r'([\d.]+) of the buffers', verdict)[1]) > 2
-    [rows] = [line.replace(',', '').split()[2:] for line in rest if line.startswith('rows read')]
-    assert int(rows[1]) > 2 * int(rows[0])
-    assert '_idx → Plain Aggregate, ' in ' '.join(map(str.strip, rest))
+    old, new = (line.replace(',', '').split() for line in rest if line.startswith('custom '))
+    assert int(new[5]) > 2 * int(old[5])
+    assert re.search('_idx.* → .*Plain Aggregate', ' '.join(rest))
 
 
 def test_both_versions_see_one_snapshot_and_one_time(
@@ -154,33 +152,19 @@ def shell(compare: Compare, command: str, **environment: str) -> str:
     return subprocess.check_output(command, shell=True, **context)
 
 
-@pytest.fixture
-def repository(compare: Compare) -> Compare:
-    """Return the tool in a repository, to which the files have been committed."""
+def test_commands_reproduce_both_sides(server: EmbeddedServer, compare: Compare) -> None:
     system_program('git', 'git')
     who = 'git config user.name Test; git config user.email test@example.com'
     shell(compare, f'git init -q; {who}; git add -A; git commit -qm Begin')
-    return compare
-
-
-def test_commands_reproduce_both_sides(server: EmbeddedServer, repository: Compare) -> None:
-    edit(repository.file(INACTIVITY), "'14 days'", "'15 days'")
-    printed = '\n'.join(repository.lines(1, INACTIVITY, 'HEAD', '--count', '50'))
-    index = int(re.search(r'The first difference: \[(\d+)\]', printed)[1])
+    edit(compare.file(INACTIVITY), "'14 days'", "'15 days'")
+    printed = '\n'.join(compare.lines(1, INACTIVITY, 'HEAD', '--count', '50'))
+    index = int(re.search(r'The first difference: body\[(\d+)\]', printed)[1])
     path = f'{Path(program(server, "psql")).parent}:{os.environ["PATH"]}'
     commands = re.findall(r'^# the \w+ answer\n(.*?)\n\n', printed, re.DOTALL | re.MULTILINE)
-    rows = [shell(repository, each, DATABASE_URL=repository.url, PATH=path) for each in commands]
+    rows = [shell(compare, each, DATABASE_URL=compare.url, PATH=path) for each in commands]
     old, new = (json.loads(row.rpartition('|')[0]) for row in rows)
     assert old[:index] == new[:index]
     assert old[index : index + 1] != new[index : index + 1]
-
-
-def test_file_that_had_another_path(repository: Compare) -> None:
-    path = f'db/functions/{TOP}.sql'
-    shell(repository, f'git mv {path} db/old.sql; git commit -qm Move; git mv db/old.sql {path}')
-    [line] = repository.lines(2, TOP, 'HEAD')
-    assert 'where the file had another path, write WITH=REVISION:PATH' in line
-    assert 'old: HEAD:db/old.sql' in repository.lines(0, TOP, 'HEAD:db/old.sql', '--count', '3')
 
 
 @pytest.mark.parametrize(
@@ -199,28 +183,10 @@ def test_broken_version_is_one_line(compare: Compare, old: str, new: str, told: 
     assert re.search(told, line)
 
 
-def test_timeout_of_one_version_differs_and_of_both_is_no_comparison(compare: Compare) -> None:
+def test_timeout_of_a_version_is_one_line(compare: Compare) -> None:
     compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(60))')
-    brief = {'API_STATEMENT_TIMEOUT_S': '1'}
-    verdict, *rest = compare.lines(1, TOP, str(compare.mine), '--count', '1', **brief)
-    assert verdict == '1 of 1 answers differ; cost not known'
-    assert '  new: canceling statement due to statement timeout' in rest
-    compare.file(TOP).write_text(compare.mine.read_text())
-    verdict, *_ = compare.lines(2, TOP, str(compare.mine), '--count', '1', **brief)
-    assert verdict == '0 of 1 answers equal; cost not known'
-
-
-def test_interrupt_ends_it_quietly(compare: Compare) -> None:
-    compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(600))')
-    command = compare.command(TOP, str(compare.mine), API_STATEMENT_TIMEOUT_S='600')
-    query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-    with psycopg.connect(compare.url, autocommit=True) as connection:
-        process = subprocess.Popen(**command)
-        wait_for(lambda: connection.execute(query).fetchone() == (1,))
-        process.send_signal(signal.SIGINT)
-        assert process.communicate() == ('', '')
-        assert process.returncode == 130
-        wait_for(lambda: connection.execute(query).fetchone() == (0,))
+    [line] = compare.lines(2, TOP, API_STATEMENT_TIMEOUT_S='1')
+    assert re.search(r"mine.sql, {'timestamp': .*}: canceling statement due to statement", line)
 
 
 def test_role_that_may_only_read_on_a_hot_standby(compare: Compare) -> None:
@@ -245,6 +211,6 @@ def test_make_prints_markdown_of_80_columns(url: str) -> None:
     ).splitlines()
     assert re.fullmatch(r'\*\*30 of 30 answers equal; .*\*\*', verdict)
     assert (rest[0], rest[1], rest[-1]) == ('', '```text', '```')
-    assert re.search('^30 sets of values, seed 7; ', '\n'.join(rest), re.MULTILINE)
+    assert re.search('^30 sets of values, seed 7$', '\n'.join(rest), re.MULTILINE)
     assert re.search('^warning: less than a million rows', '\n'.join(rest), re.MULTILINE)
     assert max(map(len, [verdict, *rest])) <= 80

@@ -1,20 +1,20 @@
--- name: compare_parameters(intervals, seed, set_count)^
+-- name: compare_parameters(texts, seed, set_count)^
 -- The sets of values with which tools/compare.py runs two versions of a report.
 --
 -- Returns      one row: body (json), an array of sets in the order of their use. A set has a member for each
 --              parameter of the reports; a report with another parameter needs another member here
 -- Performance  benefit_usage is read four times, and never sorted as a whole
 
--- one row: the arguments. The intervals are those in the text of either version
+-- one row: the arguments. The texts are those of the two versions
 with params as materialized (
     select
-        :intervals::text[] as intervals,
+        :texts::text[] as texts,
         :seed::bigint as seed,
         :set_count::bigint as set_count
 ),
 
--- one row per duration from a use to a moment at which an answer may change: nothing or an interval, and a
--- microsecond less and more. The exact one, which shows most mistakes, stands there twice
+-- one row per duration from a use to a moment at which an answer may change: nothing or an interval in either
+-- text, and a microsecond less and more. The exact one, which shows most mistakes, stands there twice
 shifts as (
     select
         lengths.length::interval + sides.side as shift,
@@ -24,8 +24,13 @@ shifts as (
         -- as texts, since 1 month equals 30 days
         select '0 seconds' as length
         union distinct
-        select unnest(params.intervals) as length
+        select coalesce(found.parts[1], found.parts[2]) as length
         from params
+        cross join unnest(params.texts) as versions (text)
+        cross join
+            regexp_matches(
+                versions.text, 'interval\s+''([^'']+)''|''([^'']+)''::interval', 'gi'
+            ) as found (parts)
     ) as lengths
     cross join (
         values

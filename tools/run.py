@@ -76,8 +76,7 @@ def main() -> int:
     parser.add_argument(
         'command',
         nargs=argparse.REMAINDER,
-        help='its environment has DATABASE_URL, PGPASSWORD and API_FUNCTIONS, and'
-        ' DATABASE_IS_THROWAWAY for a throwaway one',
+        help='its environment has DATABASE_URL, PGPASSWORD and API_FUNCTIONS',
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -95,7 +94,6 @@ def main() -> int:
         print('Starting a throwaway PostgreSQL with sample data ...', file=sys.stderr)
         with EmbeddedServer() as server:
             environment['DATABASE_URL'] = server.url()
-            environment['DATABASE_IS_THROWAWAY'] = '1'
             environment['PATH'] = f'{server.binaries}:{os.environ["PATH"]}'
             load(server.url(), 'schema.sql', 'sample_data.sql', 'indexes.sql')
             print(server.url(), file=sys.stderr)

@@ -183,6 +183,12 @@ def test_broken_version_is_one_line(compare: Compare, old: str, new: str, told: 
     assert re.search(told, line)
 
 
+def test_unknown_revision_is_named(compare: Compare) -> None:
+    system_program('git', 'git')
+    *_, line = compare.lines(2, TOP, 'nope')
+    assert line.endswith(f'git cannot show nope:./db/functions/{TOP}.sql')
+
+
 def test_timeout_of_a_version_is_one_line(compare: Compare) -> None:
     compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(60))')
     [line] = compare.lines(2, TOP, API_STATEMENT_TIMEOUT_S='1')

@@ -42,8 +42,7 @@ def load_versions(name: str, other: str, settings: Settings) -> dict[str, Query]
         settings: Where the service's files are.
 
     Raises:
-        QueryFileError: A version is invalid, or their parameters differ.
-        subprocess.CalledProcessError: git does not know the revision, and has printed why.
+        QueryFileError: A version does not exist or is invalid, or their parameters differ.
     """
     ours = find_query(name, settings.functions)
     ours = replace(ours, path=Path(os.path.relpath(ours.path)))
@@ -52,7 +51,10 @@ def load_versions(name: str, other: str, settings: Settings) -> dict[str, Query]
     else:
         place = f'{other}:./{ours.path}'
         command = ['git', 'show', '--end-of-options', place]
-        text = subprocess.check_output(command)
+        shown = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        if shown.returncode:
+            raise QueryFileError(f'WITH is not a file, and git cannot show {place}')
+        text = shown.stdout
     theirs = load_text(name, place, text)
     if set(theirs.parameters) != set(ours.parameters):
         raise QueryFileError(f'{place}: must have the parameters of {ours.path}')
@@ -238,7 +240,7 @@ def main() -> int:
         parser.error('WITH must name a git revision or a file, and COUNT must be at least 1')
     try:
         return run(arguments)
-    except (StartError, OSError, subprocess.CalledProcessError, psycopg.Error) as ex:
+    except (StartError, OSError, psycopg.Error) as ex:
         print(f'error: {in_one_line(ex)}', file=sys.stderr)
         return 2
 

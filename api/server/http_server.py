@@ -29,8 +29,12 @@ PAUSE_S = 0.0005
 class Parser(HTTPRequestParser):
     """Reads a request."""
 
+    is_head = False
+
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
+        # for a head that is too long, waitress passes GET / instead of what it has received
+        self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
@@ -67,8 +71,7 @@ class ProblemTask(ErrorTask):
         self.response_headers.extend(headers.items())
         self.request.headers['CONNECTION'] = 'close'
         self.content_length = len(body)
-        begin = self.request.header_plus.lstrip() or getattr(self.request, 'first_line', b'')
-        self.write(b'' if begin.startswith(b'HEAD ') else body)
+        self.write(b'' if self.request.is_head else body)
 
 
 class Channel(HTTPChannel):

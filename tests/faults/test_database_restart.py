@@ -40,9 +40,8 @@ def test_outage_is_a_503_whose_reason_only_the_log_tells(
             assert secret not in answer.text
     assert api.get('/live').status_code == 200
     place = f'host={own_server.base_dir} '
-    why = 'event="error connecting in '
-    lines = [line for line in api.output().splitlines() if why in line and place in line]
-    assert 'No such file or directory' in lines[0]
+    why = 'No such file or directory'
+    assert any(why in line and place in line for line in api.output().splitlines())
     assert 'hunter2' not in api.output()
     own_server.start()
     wait_for(lambda: api.get('/ready').status_code == 200)

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.load import Load, failures
 from tests.support.postgres import cloned, program, suspend_server
 from tests.support.rows import open_rows, run_function
-from tests.support.service import AVAILABLE, BRIEF, TOP, ApiProcess, metric
+from tests.support.service import BRIEF, TOP, ApiProcess, metric
 from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import FOLDER, EmbeddedServer, load, run_as_server
 
@@ -151,7 +151,7 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
             ThreadPoolExecutor(1) as clients,
         ):
             holder.execute('select pg_advisory_lock(1)')
-            asking = clients.submit(api.get, AVAILABLE)
+            asking = clients.submit(api.get, TOP)
             wait_for(lambda: holder.execute(waiting).fetchone() == (1,))
             with writer.transaction():
                 writer.execute('lock table quick in access exclusive mode')

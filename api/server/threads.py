@@ -14,6 +14,7 @@ thread of its own.
 import logging
 import threading
 from collections import deque
+from queue import SimpleQueue
 from time import monotonic
 
 from waitress import wasyncore
@@ -62,7 +63,7 @@ class LeaderFollowers:
         self._lead = threading.Lock()
         self._answering: set[int] = set()
         self._followers: set[int] = set()
-        self._wake_up = threading.Semaphore(0)
+        self._wake_up: SimpleQueue[None] = SimpleQueue()
         self._is_waiting = False
         self._received: deque[tuple[float, HTTPChannel]] = deque()
 
@@ -86,7 +87,7 @@ class LeaderFollowers:
         if self._lead.locked() or not (is_free or not self._received or self._is_late()):
             return
         if self._followers:
-            self._wake_up.release()
+            self._wake_up.put(None)
         elif self._unused.acquire(blocking=False):
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -116,7 +117,7 @@ class LeaderFollowers:
                 _current.leads = self._lead.acquire(blocking=False)
                 if not (_current.leads or self._received):
                     self._followers.add(me)
-                    self._wake_up.acquire()
+                    self._wake_up.get()
                     self._followers.discard(me)
                     continue
             while _current.leads and self._must_poll():

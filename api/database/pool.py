@@ -16,7 +16,7 @@ from api.database.queries import Query, Values
 from api.telemetry import metrics
 from api.telemetry.metrics import Timings
 
-# the columns of a query's row: body, and the parameter whose entity does not exist
+# the row of a query: the JSON body, and the parameter whose id does not exist, or None
 Answer = tuple[bytes, str | None]
 
 # below warning, the pool logs every request, which takes time
@@ -26,7 +26,7 @@ logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
 class Pool:
     """A pool of at most `size` connections. It starts without waiting for the database.
 
-    A thread that is about to wait calls `before_waiting`.
+    The pool calls `before_waiting` in the current thread before it waits.
 
     Raises:
         ConfigError: The settings name no database.
@@ -69,8 +69,8 @@ class Pool:
     def ping(self) -> None:
         """Check that the database responds.
 
-        If all connections are in use, this succeeds: the service is busy. If the database stops
-        responding meanwhile, their statements time out, and a later ping fails.
+        If all connections are in use, this succeeds: the service is busy. If that is because the
+        database does not respond, their statements time out, and a later ping fails.
 
         Raises:
             psycopg.OperationalError: The database does not respond within a second.
@@ -93,8 +93,8 @@ class Pool:
             try:
                 return connection.execute(sql, values).fetchone()
             except psycopg.OperationalError as ex:
-                # PostgreSQL may end a parallel worker before the session's own process, so
-                # AdminShutdown may arrive on a connection that still works
+                # AdminShutdown also counts: PostgreSQL may end a parallel worker first, and the
+                # connection's own process shortly after
                 is_lost = connection.broken or isinstance(ex, AdminShutdown)
                 if is_lost:
                     self._pool.drain()  # the other connections are probably lost too

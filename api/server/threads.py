@@ -6,7 +6,7 @@ hands the loop over to a follower, so the loop never waits for a database. See S
 Pattern-Oriented Software Architecture, volume 2; docs/speed.md compares it with waitress's threads.
 
 The number of threads that answer concurrently is that of the database connections, plus one for
-requests that need none. Other requests wait in a queue. A thread that has answered takes the next
+requests that need none. Further requests wait in a queue. A thread that has answered takes the next
 request from it, without waking another thread. A request that has waited for MAX_QUEUED_S gets a
 thread of its own.
 """
@@ -21,9 +21,11 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.trigger import trigger
 
-# seconds: the poll timeout of the loop, and its longest interval while requests are queued
+# seconds that a poll may block
 LOOP_TIMEOUT_S = 1.0
+# seconds between two polls, at most, while requests are queued
 LOOP_INTERVAL_S = 0.005
+# seconds after which a queued request gets an additional thread
 MAX_QUEUED_S = 0.1
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ def hand_over_loop(*, frees_slot: bool = False) -> None:
     """Let another thread run the loop; called by a thread that is about to block.
 
     Args:
-        frees_slot: Whether the thread does not count as one of those that answer while it waits.
+        frees_slot: Whether the waiting thread no longer counts towards the concurrency.
     """
     if threads := getattr(_current, 'threads', None):
         threads.hand_over(frees_slot=frees_slot)
@@ -81,8 +83,8 @@ class LeaderFollowers:
         """Wake or start a thread if none leads; also called a few times a second.
 
         Args:
-            is_free: Whether another thread may answer. If not, only a request that has waited for
-                MAX_QUEUED_S gets one.
+            is_free: Whether another thread may answer. If not, a thread is woken only if no request
+                is queued, or if the oldest one has waited for MAX_QUEUED_S.
         """
         if self._lead.locked() or not (is_free or not self._received or self._is_late()):
             return
@@ -122,7 +124,7 @@ class LeaderFollowers:
                     continue
             while _current.leads and self._must_poll():
                 self._is_waiting = True
-                # add_task wakes the loop only after is_waiting is set
+                # a request queued from here on wakes the loop; one queued before is seen now
                 timeout_s = 0 if self._received else LOOP_TIMEOUT_S
                 wasyncore.loop(timeout_s, use_poll=True, map=self.map, count=1)
                 self._is_waiting = False

@@ -8,8 +8,8 @@
 -- Performance  max() takes one index probe per benefit, however many uses the person has. The not exists of
 --              db/plain/available_benefits.sql has the same result, but can become a join that reads them all
 
--- one row: the arguments; the time, null meaning now, in UTC without a time zone, as "usageTimestamp" is. Not
--- materialized, so that the planner sees the values
+-- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone, like
+-- "usageTimestamp". Not materialized, so that the planner sees the values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,

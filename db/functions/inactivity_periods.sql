@@ -5,14 +5,14 @@
 -- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
 --              id. missing (text): 'venue_id' if there is no such venue, else null; if not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
--- Performance  A gap is between two uses, or between a use and the start or end of the report. Probe times
---              are one threshold apart, so a gap of at least that length contains one. Two index probes find
---              the gap around it: at most 26 per benefit (180 / 14, rounded up, is 13 probe times), however
---              often it was used. The simpler query in db/plain/inactivity_periods.sql has the same result,
---              but reads all uses in the 180 days
+-- Performance  A gap is between two uses, or between a use and the start or end of the report. The query
+--              tests times that are one threshold apart, so every gap of at least one threshold contains a
+--              probe time. For each, two index lookups find the gap around it: at most 26 per benefit (180 /
+--              14, rounded up, is 13 probe times), however many uses it has. The simpler query in
+--              db/plain/inactivity_periods.sql has the same result, but reads all uses in the 180 days
 
--- one row: the arguments; the time, null meaning now, in UTC without a time zone, as "usageTimestamp" is. Not
--- materialized, so that the planner sees the values
+-- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone, like
+-- "usageTimestamp". Not materialized, so that the planner sees the values
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,

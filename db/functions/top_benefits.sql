@@ -9,7 +9,7 @@
 --              foreign table, postgres_fdw can therefore push down the conditions and the count. It cannot
 --              push down a condition that contains now()
 
--- one row: the argument, null meaning now, in UTC without a time zone, as "usageTimestamp" is
+-- one row: the argument. Null means now. as_of is in UTC without a time zone, like "usageTimestamp"
 with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),

@@ -19,7 +19,7 @@ import pytest
 
 from tests.pages import commands
 from tests.support.commands import patient_environment
-from tests.support.postgres import GuardedServer, program
+from tests.support.postgres import GuardedServer
 from tests.support.project import ROOT
 from tests.support.waiting import DEADLINE_S
 from tools.embedded import EmbeddedServer, EmbeddedServerError, find_binaries
@@ -174,10 +174,13 @@ def test_port_in_use_is_one_line_that_tells_how_to_choose_another() -> None:
 
 
 def test_configured_database_is_used_and_its_password_is_no_argument() -> None:
-    shell = 'echo "$DATABASE_URL"; psql "$DATABASE_URL" -XAtc "select session_user"; exit 7'
+    command = (
+        'import os, psycopg; url = os.environ["DATABASE_URL"]; print(url);'
+        ' print(psycopg.connect(url).execute("select session_user").fetchone()[0]); exit(7)'
+    )
     with GuardedServer() as guarded:
-        program(guarded, 'psql')
-        finished = run(*ON_DATABASE, 'sh', '-c', shell, DATABASE_URL=guarded.reader_url('test'))
+        url = guarded.reader_url('test')
+        finished = run(*ON_DATABASE, sys.executable, '-c', command, DATABASE_URL=url)
     url, user = finished.stdout.splitlines()
     assert 'hunter2' not in url
     assert (user, finished.returncode) == ('reader', 7)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from api.http.problems import PROBLEMS, TYPE_PREFIX
@@ -50,12 +50,21 @@ def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answe
             connection.sendall(sent + filler)
             if not filler:
                 connection.shutdown(socket.SHUT_WR)
-        with suppress(ConnectionError):  # closed with some of it unread, after the answer
+        was_reset = False
+        try:
             while chunk := connection.recv(65536):
                 received += chunk
+        except ConnectionError:  # closed with data unread: the kernel may drop a part of the answer
+            was_reset = True
+    assert received or was_reset, sent
     # only the first request can be a HEAD: the filler is none
     is_head = sent.lstrip().startswith(b'HEAD ')
-    return list(split(received, has_body=not is_head))
+    try:
+        return list(split(received, has_body=not is_head))
+    except AssertionError:
+        if was_reset:
+            return []
+        raise
 
 
 def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
@@ -195,4 +204,6 @@ bodies = st.one_of(st.just(b''), junk, st.just(b'5\r\nhello\r\n0\r\n\r\n'), st.j
 @example(head=b'GET /live HTTP/1.1\r\nConnection: keep-alive\r\nno colon', body=b'')
 def test_odd_requests(api: ApiProcess, head: bytes, body: bytes) -> None:
     sent = head + b'\r\n\r\n' + body
-    check(exchange(api, sent), sent)
+    answers = exchange(api, sent)
+    assume(answers)
+    check(answers, sent)

@@ -39,8 +39,13 @@ class Parser(HTTPRequestParser):
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
-        if self.version == '1.1' and 'HOST' not in self.headers:
-            raise ParsingError('no Host')
+        headers = self.headers
+        # another server could see a different end of the request, or another host (RFC 9112, 6.3);
+        # waitress has removed Transfer-Encoding in HTTP/1.1
+        if 'TRANSFER_ENCODING' in headers or (self.chunked and 'CONTENT_LENGTH' in headers):
+            raise ParsingError('ambiguous length')
+        if ',' in headers.get('HOST', ',' if self.version == '1.1' else ''):
+            raise ParsingError('no Host, or more than one')
 
 
 class Task(WSGITask):

@@ -48,6 +48,9 @@ LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
         (b'GET /docs/static/../../app.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /docs/static/%2e%2e/core.py HTTP/1.1\r\nHost: a\r\n\r\n', 404),
         (b'GET /live HTTP/1.1\r\n\r\n', 400),
+        (LIVE + b'Host: b\r\n\r\n', 400),
+        (LIVE + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
+        (b'GET /live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
         # what waitress decides, as SECURITY.md says
         (LIVE + b'X_Request-ID: a\r\n\r\n', 200),
         (b'GET /live HTTP/7.0\r\n\r\n', 200),

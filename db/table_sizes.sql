@@ -39,7 +39,7 @@ select
         ),
         case
             when max(row_count) < 1000000
-                then 'warning: less than a million rows in each; with more, plan and speed may be others'
+                then 'warning: less than a million rows in each; with more, plan and speed may differ'
         end
     ) as told
 from sizes;

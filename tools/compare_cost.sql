@@ -150,8 +150,11 @@ select
     (
         select
             concat(
-                to_char(old.median_ms / new.median_ms, 'FM999,990.0'),
-                ' times as fast; ',
+                case
+                    -- less is noise
+                    when abs(old.median_ms - new.median_ms) < 0.1 then 'about as fast; '
+                    else to_char(old.median_ms / new.median_ms, 'FM999,990.0') || ' times as fast; '
+                end,
                 to_char(new.buffers / greatest(old.buffers, 1), 'FM999,990.0'),
                 ' of the buffers'
             )

@@ -41,7 +41,7 @@ class Connection(psycopg.Connection):
         try:
             return super().connect(conninfo, **parameters)
         except psycopg.OperationalError as ex:
-            # the traceback's frames refer to the socket of a timed-out attempt: this closes it now
+            # psycopg's frames are in a reference cycle with an attempt that timed out: close it now
             traceback.clear_frames(ex.__traceback__)
             raise psycopg.OperationalError(f'{in_one_line(ex)} ({describe(parameters)})') from None
 

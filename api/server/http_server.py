@@ -1,6 +1,5 @@
 """waitress on a worker's listening sockets: limits, balanced connections, problem documents."""
 
-import errno
 import socket
 import sys
 import time
@@ -20,9 +19,8 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 # of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
-# maximum seconds for which a worker defers a connection, since the other workers may be stuck
+# seconds for which a worker leaves connections to others, and of each pause meanwhile
 MAX_DEFERRED_S = 0.01
-# seconds of each pause while a connection is deferred
 PAUSE_S = 0.0005
 
 
@@ -101,35 +99,12 @@ class Channel(HTTPChannel):
             self.is_blocked = False
 
 
-class BalancedSocket(socket.socket):
-    """A listening socket that leaves new connections to workers that have fewer.
-
-    Args:
-        fileno: The file descriptor of the socket.
-        has_most: Returns whether another worker has fewer connections.
-    """
-
-    def __init__(self, fileno: int, has_most: Callable[[], bool]) -> None:
-        super().__init__(fileno=fileno)
-        self._has_most = has_most
-        self._deferred_at: float | None = None
-
-    def accept(self) -> tuple[socket.socket, object]:
-        """Accept a connection, or raise BlockingIOError as if there were none."""
-        now = time.monotonic()
-        self._deferred_at = self._deferred_at or now
-        if self._has_most() and now - self._deferred_at < MAX_DEFERRED_S:
-            time.sleep(PAUSE_S)
-            raise BlockingIOError(errno.EWOULDBLOCK, 'left to another worker')
-        self._deferred_at = None
-        return super().accept()
-
-
 def create_servers(
     application: Callable,
-    sockets: list[BalancedSocket],
+    sockets: list[socket.socket],
     threads: LeaderFollowers,
     client_timeout_s: int,
+    has_most: Callable[[], bool],
 ) -> list[BaseWSGIServer]:
     """Return a server for each listening socket.
 
@@ -138,6 +113,7 @@ def create_servers(
         sockets: The listening sockets.
         threads: The threads that run the servers.
         client_timeout_s: Seconds after which an idle client is disconnected.
+        has_most: Returns whether another worker has fewer connections.
     """
     create_server(
         application,
@@ -162,13 +138,23 @@ def create_servers(
         ]
         server.channel_class = Channel
         server.pull_trigger = threads.wake_loop
-        server.handle_accept = partial(accept_backlog, server)
+        server.deferred_at = None
+        server.handle_accept = partial(accept_backlog, server, has_most)
     return servers
 
 
-def accept_backlog(server: BaseWSGIServer) -> None:
-    """Accept all connections in the backlog; waitress accepts one whenever the loop runs."""
+def accept_backlog(server: BaseWSGIServer, has_most: Callable[[], bool]) -> None:
+    """Accept all connections in the backlog; waitress accepts one whenever the loop runs.
+
+    Connections are left to workers that have fewer, but only for MAX_DEFERRED_S: they may be stuck.
+    """
     before = 0
     while before < len(server._map) < MAX_CONNECTIONS:
+        if has_most():
+            server.deferred_at = server.deferred_at or time.monotonic()
+            if time.monotonic() - server.deferred_at < MAX_DEFERRED_S:
+                time.sleep(PAUSE_S)
+                return
+        server.deferred_at = None
         before = len(server._map)
         BaseWSGIServer.handle_accept(server)

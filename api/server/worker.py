@@ -7,7 +7,7 @@ import time
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
-from api.server.http_server import BalancedSocket, Channel, create_servers
+from api.server.http_server import Channel, create_servers
 from api.server.threads import LOOP_TIMEOUT_S, LeaderFollowers
 
 # seconds between heartbeats, unless a signal arrives
@@ -29,11 +29,13 @@ class WaitressWorker(Worker):
         connections = settings.pool_size + settings.slow_reports_at_once
         limit = connections + settings.pool_max_waiting + SPARE_THREADS
         self._threads = LeaderFollowers(limit, concurrency=settings.pool_size + 1)
-        sockets = [
-            BalancedSocket(listener.sock.detach(), self._has_most_connections)
-            for listener in self.sockets
-        ]
-        self._servers = create_servers(self.wsgi, sockets, self._threads, settings.client_timeout_s)
+        self._servers = create_servers(
+            self.wsgi,
+            [listener.sock for listener in self.sockets],
+            self._threads,
+            settings.client_timeout_s,
+            self._has_most_connections,
+        )
         while self.alive and os.getppid() == self.ppid:
             self._threads.promote()
             if time.monotonic() - self._threads.last_poll < LOOP_TIMEOUT_S + INTERVAL_S:

@@ -61,16 +61,21 @@ def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answe
     is_head = sent.lstrip().startswith(b'HEAD ')
     try:
         return list(split(received, has_body=not is_head))
-    except AssertionError:
-        if was_reset:
-            return []
-        raise
+    except EOFError:
+        assert was_reset, received
+        return []
 
 
 def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
-    """Yield the answers in a stream of bytes; the first may be one to HEAD."""
+    """Yield the answers in a stream of bytes; the first may be one to HEAD.
+
+    Raises:
+        EOFError: The last answer is not complete.
+    """
     while received:
         head, end, received = received.partition(b'\r\n\r\n')
+        if not end and head.startswith(b'HTTP/'):
+            raise EOFError
         assert end, head
         first, *lines = head.split(b'\r\n')
         status_line = STATUS_LINE.fullmatch(first)
@@ -84,7 +89,8 @@ def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
         if status == 100:  # Expect: 100-continue
             continue
         length = int(headers['content-length']) if has_body and status != 304 else 0
-        assert len(received) >= length
+        if len(received) < length:
+            raise EOFError
         yield Answer(status, headers, received[:length])
         received = received[length:]
         has_body = True

@@ -72,6 +72,12 @@ def test_odd_request_gets_a_clear_answer(
     assert 'x-evil' not in answer.headers
 
 
+@pytest.mark.parametrize('lines', [b'A : b\r\n', b'X-Long: ' + b'x' * 20000 + b'\r\n'])
+def test_refused_head_has_no_body(api: ApiProcess, lines: bytes) -> None:
+    [answer] = exchange(api, b'HEAD /live HTTP/1.1\r\nHost: a\r\n' + lines + b'\r\n')
+    assert (answer.status >= 400, answer.body) == (True, b'')
+
+
 @pytest.mark.parametrize('line', [b'X-Request-ID: a\r\n\tb\r\n', b'X_Request_ID: a\r\n'])
 def test_header_that_goes_on_or_has_an_underscore_names_no_request(
     api: ApiProcess, line: bytes

@@ -84,19 +84,18 @@ class Channel(HTTPChannel):
     task_class = Task
     error_task_class = ProblemTask
 
-    is_blocked = False
-
     def writable(self) -> bool:
-        """Return whether the loop has to send: not while a thread answers, which sends itself."""
-        return super().writable() and (self.is_blocked or not self.requests)
+        """Return whether the loop has to send: not while a thread sends, which holds the lock."""
+        if not super().writable() or not self.outbuf_lock.acquire(blocking=False):
+            return False
+        self.outbuf_lock.release()
+        return True
 
     def _flush_outbufs_below_high_watermark(self) -> None:
         """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
         if self.total_outbufs_len > self.adj.outbuf_high_watermark:
             hand_over_loop(frees_slot=True)
-            self.is_blocked = True
             super()._flush_outbufs_below_high_watermark()
-            self.is_blocked = False
 
 
 def create_servers(

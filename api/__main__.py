@@ -9,6 +9,8 @@ import sys
 import tempfile
 from importlib import import_module
 
+from gevent import monkey
+
 from api import StartError
 
 SHARED_MEMORY = '/dev/shm'  # noqa: S108 - mkdtemp creates a new folder in it
@@ -34,6 +36,8 @@ def serve() -> None:
     # that it has a handler for
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, end_early)
+    # threads are greenlets from here on: while one waits, gevent runs others
+    monkey.patch_all()
     try:
         import_module('api.server.service').Service(folder).run()
     finally:

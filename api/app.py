@@ -7,8 +7,6 @@ compresses the response. `Tracing` logs the request.
 """
 
 import logging
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -55,15 +53,12 @@ def create_app(
     settings: Settings | None = None,
     *,
     reports: dict[Report, Query] | None = None,
-    before_waiting: Callable[..., None] = lambda **_: None,
 ) -> falcon.App:
     """Build the WSGI application.
 
     Args:
         settings: The settings; read from the environment by default.
         reports: The reports and their queries; loaded by default.
-        before_waiting: Called by a thread that is about to wait. frees_slot: whether the thread
-            does not count as one of those that answer while it waits.
 
     Raises:
         QueryFileError: See load_reports.
@@ -73,11 +68,8 @@ def create_app(
     reports = reports or load_reports(settings)
     if not logging.root.handlers:
         configure_logging(settings.log_level, settings.log_format)
-    pool = Pool(settings, settings.pool_size, before_waiting)
-    # requests for slow reports free their slots while they wait, so that others are answered
-    before_slow = partial(before_waiting, frees_slot=True)
-    slow_pool = Pool(settings, settings.slow_reports_at_once, before_slow)
-    slow = SlowQueries(slow_pool, settings, before_slow)
+    pool = Pool(settings, settings.pool_size)
+    slow = SlowQueries(Pool(settings, settings.slow_reports_at_once), settings)
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])
     if settings.cors_origins:

@@ -2,7 +2,6 @@
 
 import os
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
@@ -12,14 +11,14 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import QueryCanceled, _WaitTimeout
 from psycopg.types.json import set_json_loads
+from psycopg.waiting import wait_c
 
 from api.config import ConfigError, Settings
 
 # seconds after the statement timeout at which a connection to an unresponsive server is closed
 GRACE_S = 1.0
-# A local database usually answers before another thread could take over the server's loop. So a
-# thread waits LOCAL_WAIT_S for it before it hands over the loop, unless each of the last
-# LAST_ANSWERS answers took more than QUICK_S
+# A local database usually answers before the server could answer another request. So the process
+# waits LOCAL_WAIT_S for it, unless each of the last LAST_ANSWERS answers took more than QUICK_S
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
 LAST_ANSWERS = 32
@@ -29,8 +28,7 @@ class Connection(psycopg.Connection):
     """A connection with a timeout for every wait.
 
     Attributes:
-        before_waiting: Called by a thread before it waits for longer than LOCAL_WAIT_S.
-        patience_s: Seconds that a thread waits for the server.
+        patience_s: Seconds that a request waits for the server.
     """
 
     _late_answers = 0
@@ -45,9 +43,8 @@ class Connection(psycopg.Connection):
             traceback.clear_frames(ex.__traceback__)
             raise psycopg.OperationalError(f'{in_one_line(ex)} ({describe(parameters)})') from None
 
-    def set_up(self, settings: Settings, before_waiting: Callable[[], None] = lambda: None) -> None:
+    def set_up(self, settings: Settings) -> None:
         """Prepare the session: read-only, UTC, the statement timeout, JSON as bytes."""
-        self.before_waiting = before_waiting
         self.patience_s = settings.statement_timeout_s + GRACE_S
         if settings.session_settings:
             self.execute(
@@ -70,8 +67,8 @@ class Connection(psycopg.Connection):
             is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
             if is_local and self._late_answers < LAST_ANSWERS:
                 with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
-                    return super().wait(generator, interval, LOCAL_WAIT_S)
-            self.before_waiting()
+                    # not super().wait(), which runs other greenlets in the meantime
+                    return wait_c(generator, self.pgconn.socket, interval, LOCAL_WAIT_S)
             return super().wait(generator, interval, self.patience_s)
         except _WaitTimeout as ex:
             self.close()

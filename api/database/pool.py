@@ -1,7 +1,8 @@
 """A connection pool that retries a statement once if its connection was lost."""
 
+import atexit
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import get_ident
 from time import perf_counter
@@ -26,16 +27,13 @@ logging.getLogger('psycopg.pool').setLevel(logging.WARNING)
 class Pool:
     """A pool of at most `size` connections. It starts without waiting for the database.
 
-    The pool calls `before_waiting` in the current thread before it waits.
-
     Raises:
         ConfigError: The settings name no database.
     """
 
-    def __init__(self, settings: Settings, size: int, before_waiting: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, size: int) -> None:
         self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
-        self._before_waiting = before_waiting
         # the threads that have a connection
         self._users: set[int] = set()
         self._pool = ConnectionPool(
@@ -49,9 +47,10 @@ class Pool:
             # request. check() starts a new series of attempts, with short delays
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
-            configure=lambda connection: connection.set_up(settings, before_waiting),
+            configure=lambda connection: connection.set_up(settings),
             open=True,
         )
+        atexit.register(self._pool.close)
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
         """Run a query in one round trip, and add the time that this takes to the timings.
@@ -111,9 +110,6 @@ class Pool:
 
     def _get_connection(self, timeout_s: float) -> Connection:
         try:
-            if self._pool.get_stats()['pool_available']:
-                return self._pool.getconn(timeout_s)
-            self._before_waiting()
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)
         except PoolTimeout as ex:

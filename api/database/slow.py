@@ -1,6 +1,5 @@
 """Coalesces identical concurrent requests for slow queries."""
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Semaphore
 from time import perf_counter
@@ -16,11 +15,10 @@ from api.telemetry.metrics import Timings
 
 
 class SlowQueries:
-    """Runs slow queries. A thread that is about to wait calls `before_waiting`."""
+    """Runs slow queries."""
 
-    def __init__(self, pool: Pool, settings: Settings, before_waiting: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, settings: Settings) -> None:
         self._pool = pool
-        self._before_waiting = before_waiting
         self._timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
         self._may_wait = Semaphore(settings.max_waiting_each)
@@ -45,7 +43,6 @@ class SlowQueries:
             raise TooManyRequests('too many requests wait for identical ones')
         started = perf_counter()
         try:
-            self._before_waiting()
             with metrics.waiting.track_inprogress():
                 answer = first.result(self._timeout_s)
             metrics.shared.inc()

@@ -1,27 +1,25 @@
-"""waitress on a worker's listening sockets: limits, balanced connections, problem documents."""
+"""waitress on a worker's listening sockets: greenlets, limits, problem documents."""
 
+import logging
 import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import falcon
+import gevent
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import ErrorTask, WSGITask
 
 from api.http.problems import answer_without_application
-from api.server.threads import LeaderFollowers, hand_over_loop
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# of a worker; below the usual limit of open files, 1,024
-MAX_CONNECTIONS = 900
-# seconds for which a worker leaves connections to others, and of each pause meanwhile
-MAX_DEFERRED_S = 0.01
-PAUSE_S = 0.0005
+
+log = logging.getLogger(__name__)
 
 
 class Parser(HTTPRequestParser):
@@ -51,7 +49,7 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the head of the answer. During shutdown, it announces that the connection ends."""
-        if self.channel.server.task_dispatcher.is_stopping:
+        if not self.channel.server.accepting:
             self.request.headers['CONNECTION'] = 'close'
         return super().build_response_header()
 
@@ -78,82 +76,66 @@ class ProblemTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A client's connection."""
+    """A client's connection, served by a greenlet of its own instead of waitress's loop."""
 
     parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
 
-    def writable(self) -> bool:
-        """Return whether the loop has to send: not while a thread sends, which holds the lock."""
-        if not super().writable() or not self.outbuf_lock.acquire(blocking=False):
-            return False
-        self.outbuf_lock.release()
-        return True
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.socket.settimeout(self.adj.channel_timeout)  # gevent waits, not waitress's loop
+        gevent.spawn(self._serve)
 
-    def _flush_outbufs_below_high_watermark(self) -> None:
-        """Wait until a slow client has read most of a large answer; the loop sends it meanwhile."""
-        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            hand_over_loop(frees_slot=True)
-            super()._flush_outbufs_below_high_watermark()
+    def _serve(self) -> None:
+        """Answer requests until the client closes the connection, or neither sends nor reads."""
+        try:
+            while self.connected:
+                if self.requests:
+                    self.service()
+                elif self.writable():
+                    self.handle_write()
+                else:
+                    self.handle_read()
+        except Exception:
+            log.exception('the server failed to answer a request')
+        finally:
+            self.handle_close()
 
 
 def create_servers(
-    application: Callable,
-    sockets: list[socket.socket],
-    threads: LeaderFollowers,
-    client_timeout_s: int,
-    has_most: Callable[[], bool],
+    application: Callable, sockets: list[socket.socket], client_timeout_s: int
 ) -> list[BaseWSGIServer]:
     """Return a server for each listening socket.
 
     Args:
         application: The WSGI application.
         sockets: The listening sockets.
-        threads: The threads that run the servers.
         client_timeout_s: Seconds after which an idle client is disconnected.
-        has_most: Returns whether another worker has fewer connections.
     """
+    watched: dict[int, BaseWSGIServer] = {}
     create_server(
         application,
-        threads.map,
-        _dispatcher=threads,
+        watched,
+        # no threads: the greenlet of the connection answers
+        _dispatcher=object(),
         sockets=sockets,
         ident=None,
         clear_untrusted_proxy_headers=False,
-        connection_limit=MAX_CONNECTIONS,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,
-        cleanup_interval=min(client_timeout_s, 30),
         # answers stay in memory until clients read them: a temporary folder may be full
         outbuf_overflow=sys.maxsize,
+        outbuf_high_watermark=sys.maxsize,
     )
-    servers = [watched for watched in threads.map.values() if isinstance(watched, BaseWSGIServer)]
+    servers = [each for each in watched.values() if isinstance(each, BaseWSGIServer)]
     for server in servers:
         server.adj.socket_options = [  # no argument of create_server
             (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
             (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000),
         ]
         server.channel_class = Channel
-        server.pull_trigger = threads.wake_loop
-        server.deferred_at = None
-        server.handle_accept = partial(accept_backlog, server, has_most)
+        # what waitress tells its loop and its threads
+        server.pull_trigger = server.add_task = lambda *_: None
     return servers
-
-
-def accept_backlog(server: BaseWSGIServer, has_most: Callable[[], bool]) -> None:
-    """Accept all connections in the backlog; waitress accepts one whenever the loop runs.
-
-    Connections are left to workers that have fewer, but only for MAX_DEFERRED_S: they may be stuck.
-    """
-    before = 0
-    while before < len(server._map) < MAX_CONNECTIONS:
-        if has_most():
-            server.deferred_at = server.deferred_at or time.monotonic()
-            if time.monotonic() - server.deferred_at < MAX_DEFERRED_S:
-                time.sleep(PAUSE_S)
-                return
-        server.deferred_at = None
-        before = len(server._map)
-        BaseWSGIServer.handle_accept(server)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from gevent.os import tp_write
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -75,14 +76,12 @@ class Service(Application):
 
     def load(self) -> Callable:
         """Return the WSGI application (called by gunicorn in each worker)."""
-        hand_over_loop = import_module('api.server.threads').hand_over_loop  # this worker's
         if self.cfg.reload:  # a developer has saved a file
             try:
                 self._load_new_version()
             except Exception as ex:  # for a SyntaxError, gunicorn answers 500 with the traceback
                 raise SyntaxError(str(ex)) from ex
-        create_app = import_module('api.app').create_app
-        return create_app(self.settings, reports=self._reports, before_waiting=hand_over_loop)
+        return import_module('api.app').create_app(self.settings, reports=self._reports)
 
     def reload(self) -> None:
         """Load code, settings and SQL files again; if that fails, keep the old (on SIGHUP)."""
@@ -116,7 +115,10 @@ class Service(Application):
 
     def _configure_logging(self) -> None:
         log_module = import_module('api.telemetry.log')
-        log_module.configure_logging(self.settings.log_level, self.settings.log_format)
+        # tp_write blocks a thread, and no greenlet, if nobody reads the log
+        log_module.configure_logging(
+            self.settings.log_level, self.settings.log_format, write=tp_write
+        )
 
     def _check(self, _: Arbiter | None = None) -> None:
         import_module('api.server.check').check_start(self.settings, self._reports)

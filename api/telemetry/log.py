@@ -76,8 +76,9 @@ class LineFormatter(logging.Formatter):
 class LogHandler(logging.Handler):
     """Queues records. A thread formats and writes them, one thread in each forked process too."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[int, bytes], int]) -> None:
         super().__init__()
+        self._os_write = write
         # The lines of several processes stay whole only in writes of at most PIPE_BUF to a pipe
         is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
         self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
@@ -112,40 +113,44 @@ class LogHandler(logging.Handler):
         while None not in records:  # None ends the thread
             records = [queue.get()]
             time.sleep(BATCH_S)
+            if queue is not self._queue:
+                continue  # a fork has copied this greenlet: the parent writes these records
             records += [queue.get() for _ in range(queue.qsize())]
             batch = b''
             for record in filter(None, records):
                 line = f'{self.format(record)}\n'.encode(errors='backslashreplace')
                 if len(batch) + len(line) > self._batch_bytes:
-                    write(batch)
+                    self._write(batch)
                     batch = b''
                 batch += line
-            write(batch)
+            self._write(batch)
+
+    def _write(self, lines: bytes) -> None:
+        """Write lines to standard error, or count them as dropped."""
+        while lines:
+            try:
+                lines = lines[self._os_write(sys.stderr.fileno(), lines) :]
+            except BlockingIOError:  # another process has made the file non-blocking
+                select.select([], [sys.stderr.fileno()], [])
+            except OSError:  # the reader has exited, or the disk is full
+                metrics.dropped_lines.inc(lines.count(b'\n'))
+                return
 
 
-def write(lines: bytes) -> None:
-    """Write lines to standard error, or count them as dropped."""
-    while lines:
-        try:
-            lines = lines[os.write(sys.stderr.fileno(), lines) :]
-        except BlockingIOError:  # another process has made the file non-blocking
-            select.select([], [sys.stderr.fileno()], [])
-        except OSError:  # the reader has exited, or the disk is full
-            metrics.dropped_lines.inc(lines.count(b'\n'))
-            return
-
-
-def configure_logging(level: str, format_: str) -> None:
+def configure_logging(
+    level: str, format_: str, write: Callable[[int, bytes], int] = os.write
+) -> None:
     """Send all lines to standard error.
 
     Args:
         level: The least severe level that is written, such as info.
         format_: A key of RENDERERS.
+        write: Writes bytes to a file descriptor and returns how many, as os.write does.
     """
     # no line contains these values, so logging need not collect them: see "Optimization" in
     # Python's logging HOWTO
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = LogHandler()
+    handler = LogHandler(write)
     handler.setFormatter(LineFormatter(RENDERERS[format_]))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,6 +1,6 @@
 """Pools of the tests' own, on the test's database."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from api.config import Settings
@@ -15,10 +15,8 @@ def patient(url: str, **settings: object) -> Settings:
 
 
 @contextmanager
-def open_pool(
-    settings: Settings, before_waiting: Callable[[], None] = lambda: None
-) -> Iterator[Pool]:
+def open_pool(settings: Settings) -> Iterator[Pool]:
     """Open a pool; closes it at the end of the block."""
-    pool = Pool(settings, settings.pool_size, before_waiting)
+    pool = Pool(settings, settings.pool_size)
     with closing(pool._pool):
         yield pool

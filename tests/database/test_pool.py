@@ -5,9 +5,11 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.waiting import wait_c
 
 from api.config import Settings
 from api.database import connection
@@ -78,22 +80,25 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[None] = []
+
+    def wait_alone(*arguments: Any) -> Any:
+        waits.append(None)
+        return wait_c(*arguments)
+
+    monkeypatch.setattr(connection, 'wait_c', wait_alone)
     with connected(database_url) as opened:
-        opened.before_waiting = lambda: waits.append(None)
-        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', DEADLINE_S)
+        waits.clear()
         opened.execute('select 1')
-        assert len(waits) == 0  # a quick answer costs no switch to another thread
-        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', 0.001)
+        assert len(waits) == 1  # no other request goes on meanwhile
         for _ in range(LAST_ANSWERS):
             opened.execute('select pg_sleep(0.01)')
-        late = len(waits)
-        assert late  # fewer than that where the machine is busy: the answer is there first
-        # from now on it is called at once, until an answer comes quickly
-        monkeypatch.setattr(connection, 'LOCAL_WAIT_S', DEADLINE_S)
+        assert len(waits) == 1 + LAST_ANSWERS
+        # from now on, other requests go on, until an answer comes quickly
         monkeypatch.setattr(connection, 'QUICK_S', DEADLINE_S)
-        for _ in range(2):
-            opened.execute('select 1')
-        assert len(waits) == late + 1
+        opened.execute('select 1')
+        assert len(waits) == 1 + LAST_ANSWERS
+        opened.execute('select 1')
+        assert len(waits) == 2 + LAST_ANSWERS
 
 
 def retries() -> float:

@@ -22,20 +22,14 @@ QUERY = load_query(FOLDER / 'top_benefits.sql')
 
 
 class Clients:
-    """Threads that run slow queries.
-
-    Attributes:
-        waits: One entry for each time that a thread was about to wait for an identical request.
-        pool: The pool.
-    """
+    """Threads that run slow queries."""
 
     def __init__(self, stack: ExitStack, url: str, **limits: object) -> None:
-        self.waits: list[None] = []
         settings = patient(url, **limits)
         # so that the running query is not cancelled
         of_pool = patient(url, **limits | {'statement_timeout_s': 2.0 * DEADLINE_S})
-        self.pool = stack.enter_context(open_pool(of_pool))
-        self._slow = SlowQueries(self.pool, settings, lambda: self.waits.append(None))
+        pool = stack.enter_context(open_pool(of_pool))
+        self._slow = SlowQueries(pool, settings)
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def ask(self, day: int) -> Answer:
@@ -72,7 +66,7 @@ def test_identical_requests_run_one_statement(
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
         answers += [clients.begin(1) for _ in range(3)]
-        wait_for(lambda: len(clients.waits) == 3)
+        wait_for(lambda: metrics.waiting._value.get() == 3)
         assert running(rows) == 1
         other = clients.begin(2)
         wait_until_busy(rows, 'top', 2)
@@ -92,8 +86,7 @@ def test_few_run_at_once_and_one_too_many_is_refused(
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
         answers += [clients.begin(1), clients.begin(2)]
-        wait_for(lambda: len(clients.waits) == 1)
-        wait_for(lambda: clients.pool._pool.get_stats()['requests_waiting'] == 1)
+        wait_for(lambda: metrics.waiting._value.get() == 2)
         for day in (1, 3):  # an identical request, and one that needs a connection
             with pytest.raises(TooManyRequests):
                 clients.ask(day)
@@ -103,7 +96,7 @@ def test_few_run_at_once_and_one_too_many_is_refused(
     # and others may wait again
     with locked_uses(database_url):
         answers = [clients.begin(1) for _ in range(2)]
-        wait_for(lambda: len(clients.waits) == 2)
+        wait_for(lambda: metrics.waiting._value.get() == 1)
     for answer in answers:
         answer.result(DEADLINE_S)
 
@@ -134,7 +127,7 @@ def test_each_request_raises_an_exception_of_its_own(
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
         answers += [clients.begin(1) for _ in range(3)]
-        wait_for(lambda: len(clients.waits) == 3)
+        wait_for(lambda: metrics.waiting._value.get() == 3)
         rows.connection.execute(
             'select pg_cancel_backend(pid) from pg_stat_activity'
             " where datname = current_database() and wait_event_type = 'Lock'"

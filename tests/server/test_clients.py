@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.server.http_server import MAX_CONNECTIONS
+from api.server.worker import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read, request
 from tests.support.rows import Rows
 from tests.support.service import TOP, ApiProcess, connection_counts
@@ -47,18 +47,18 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
         wait_for(lambda: sum(connection_counts(api)) == 0)
 
 
-def test_pipelined_answers_that_exceed_the_buffer_arrive_when_the_client_reads(
+def test_pipelined_answers_that_exceed_the_buffers_arrive_when_the_client_reads(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
     rows.many_venues()
     api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
     size = len(api.get(TOP, headers={'Accept-Encoding': 'identity'}).content)
-    assert 2 * size > 16 * 2**20  # waitress's outbuf_high_watermark
+    assert size > 2**22  # more than the kernel takes
     with Crowd(api.port) as crowd:
         [client] = crowd.connect(1)
         last = request(TOP).replace(b'\r\n\r\n', b'\r\nConnection: close\r\n\r\n')
         client.sendall(3 * request(TOP) + last)
-        wait_for(lambda: api.output().count(f'route={TOP} ') == 4)  # the third does not fit
+        wait_for(lambda: f'route={TOP} ' in api.output())
         received = 0
         while chunk := client.recv(65536):
             received += len(chunk)

@@ -11,7 +11,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import QueryCanceled, _WaitTimeout
 from psycopg.types.json import set_json_loads
-from psycopg.waiting import wait_c
+from psycopg.waiting import READY_R, WAIT_R, wait_c
 
 from api.config import ConfigError, Settings
 
@@ -64,18 +64,28 @@ class Connection(psycopg.Connection):
         """
         started = perf_counter()
         try:
-            is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
-            if is_local and self._late_answers < LAST_ANSWERS:
-                with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
-                    # not super().wait(), which runs other greenlets in the meantime
-                    return wait_c(generator, self.pgconn.socket, interval, LOCAL_WAIT_S)
-            return super().wait(generator, interval, self.patience_s)
+            return super().wait(self._wait_alone(generator), interval, self.patience_s)
         except _WaitTimeout as ex:
             self.close()
             raise QueryCanceled('the server does not respond') from ex
         finally:
             is_late = perf_counter() - started > QUICK_S
             self._late_answers = self._late_answers + 1 if is_late else 0
+
+    def _wait_alone(self, generator: PQGen) -> PQGen:
+        """Wait for a local server for LOCAL_WAIT_S, while no other request goes on."""
+        try:
+            state = next(generator)
+            is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
+            if state == WAIT_R and is_local and self._late_answers < LAST_ANSWERS:
+                with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
+                    once = (each for each in [WAIT_R])
+                    wait_c(once, self.pgconn.socket, LOCAL_WAIT_S, LOCAL_WAIT_S)
+                    state = generator.send(READY_R)
+            while True:
+                state = generator.send((yield state))
+        except StopIteration as ex:
+            return ex.value
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:

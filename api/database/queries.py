@@ -16,8 +16,6 @@ FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 # values by parameter, as text: the statement and its plan never depend on the types in Python
 Values = dict[str, str | None]
 
-# a query usually has 4,000; psycopg sends this many in one piece
-MAX_CHARACTERS = 50_000
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 # psql and pgbench replace variables in comments and literals too, so these are not skipped here
 PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
@@ -92,8 +90,6 @@ def load_query(path: Path) -> Query:
     if invalid := INVALID.search(text):
         line = text.count('\n', 0, invalid.start()) + 1
         raise QueryFileError(f'{path} line {line}: must be UTF-8 without NUL bytes')
-    if len(text) > MAX_CHARACTERS:
-        raise QueryFileError(f'{path}: must have {MAX_CHARACTERS} characters at most')
     header = HEADER.match(text)
     if not header or header[1] != path.stem:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')

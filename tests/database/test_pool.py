@@ -76,6 +76,12 @@ def test_server_cancels_in_time_and_the_connection_stays(database_url: str) -> N
                 opened.execute('select pg_sleep(60)')
 
 
+def test_statement_may_be_larger_than_the_buffers(database_url: str) -> None:
+    with connected(database_url) as opened:
+        [length] = opened.execute(f"select length('{'x' * 5_000_000}')").fetchone()
+    assert length == 5_000_000
+
+
 def test_other_requests_go_on_at_once_if_answers_come_late(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

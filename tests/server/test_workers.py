@@ -10,9 +10,7 @@ from tests.support.waiting import DEADLINE_S, wait_for
 
 
 @pytest.mark.slow
-def test_stuck_worker_is_replaced(
-    sample_url: str, start_api: Callable[..., ApiProcess]
-) -> None:
+def test_stuck_worker_is_replaced(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='1', API_WORKER_TIMEOUT_S='5')
     assert api.get(AVAILABLE).status_code == 200
     [stuck] = workers(api)
@@ -20,4 +18,3 @@ def test_stuck_worker_is_replaced(
     wait_for(lambda: f'WORKER TIMEOUT (pid:{stuck.pid})' in api.output())
     wait_for(lambda: [worker for worker in workers(api) if worker != stuck])
     assert httpx.get(api.url + AVAILABLE, timeout=DEADLINE_S).status_code == 200
-

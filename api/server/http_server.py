@@ -18,6 +18,8 @@ from api.http.problems import answer_without_application
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
+# of a worker; below the usual limit of open files, 1,024
+MAX_CONNECTIONS = 900
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ def create_servers(
         sockets=sockets,
         ident=None,
         clear_untrusted_proxy_headers=False,
+        connection_limit=MAX_CONNECTIONS,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,

@@ -12,8 +12,6 @@ from api.server.http_server import create_servers
 
 # seconds between heartbeats
 INTERVAL_S = 0.25
-# connections of a worker; below the usual limit of open files, 1,024
-MAX_CONNECTIONS = 900
 # connections that a worker accepts before it looks at the others again
 BATCH = 3
 # seconds for which a worker leaves connections to others, and of each pause meanwhile
@@ -30,6 +28,8 @@ class WaitressWorker(GeventWorker):
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
+        self._counts = self.app.connection_counts
+        self._place = self.age % len(self._counts)
         self._servers = create_servers(self.wsgi, self.sockets, self.app.settings.client_timeout_s)
         accepting = [gevent.spawn(self._accept_connections, server) for server in self._servers]
         while self.alive:
@@ -45,21 +45,20 @@ class WaitressWorker(GeventWorker):
             deadline = time.monotonic() + MAX_DEFERRED_S
             while self._has_most_connections() and time.monotonic() < deadline:
                 gevent.sleep(PAUSE_S)
-            while len(server.active_channels) >= MAX_CONNECTIONS:
+            while not server.readable():  # it has MAX_CONNECTIONS
                 gevent.sleep(PAUSE_S)
             for _ in range(BATCH):
                 server.handle_accept()
 
     def _has_most_connections(self) -> bool:
         """Share the number of connections, and return whether another worker has fewer."""
-        counts = self.app.connection_counts
         own = 1 + sum(len(server.active_channels) for server in self._servers)  # 0: no worker
-        counts[self.age % len(counts)] = own
-        return own > min(filter(None, counts))
+        self._counts[self._place] = own
+        return own > min(filter(None, self._counts))
 
     def _drain(self) -> None:
         """Accept the connections in the backlog, and wait until all requests are answered."""
-        self.app.connection_counts[self.age % len(self.app.connection_counts)] = 0
+        self._counts[self._place] = 0
         for server in self._servers:
             server.handle_accept()
             wasyncore.dispatcher.close(server)

@@ -27,15 +27,9 @@ def serve() -> None:
     # for the metrics of the workers; must be set before prometheus_client is imported
     os.environ['PROMETHEUS_MULTIPROC_DIR'] = folder
     main_pid = os.getpid()
-
-    def end_early(*_: object) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(0)
-
-    # before gunicorn installs its handlers; the first process of a container gets only signals
-    # that it has a handler for
+    # until gunicorn installs its handlers: process 1 of a container ignores signals without one
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, end_early)
+        signal.signal(number, lambda *_: sys.exit())
     # threads are greenlets from here on: while one waits, gevent runs others
     monkey.patch_all()
     try:

@@ -66,7 +66,7 @@ def create_app(
     """
     settings = settings or load_settings()
     reports = reports or load_reports(settings)
-    if not logging.root.handlers:
+    if not logging.root.handlers:  # not in a worker of ours, which configures the log itself
         configure_logging(settings.log_level, settings.log_format)
     pool = Pool(settings, settings.pool_size)
     slow = SlowQueries(Pool(settings, settings.slow_reports_at_once), settings)

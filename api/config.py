@@ -12,13 +12,12 @@ from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 
 from api import StartError
 
-# Each type has the limits of its values, and a description of them if they are not a range. Error
-# messages quote the description
+# Each type states the limits of its values. Types without a range of numbers have a description,
+# which error messages quote
 Switch = Annotated[bool, Meta(description='true or false')]
 Count = Annotated[int, Meta(ge=1, le=1000)]
 Seconds = Annotated[float, Meta(ge=0.1, le=3600)]
-# If a password has a raw / or @, libpq takes the rest for a host, port or database name, and error
-# messages would show that part of the password
+# libpq misreads a raw / or @ in a password, and its error messages show part of the password
 URL = r'\A(?!postgres(ql)?://[^/@]*[/@][^?]*@)[^\0]*\Z'
 URLS = (
     'a libpq URL such as postgresql://user@host/name, or host=... dbname=... (without quotes,'
@@ -81,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def max_waiting_each(self) -> int:
-        """How many requests may wait for each of the three things that pool_max_waiting covers."""
+        """The maximum number of waiting requests of each of the three kinds."""
         return self.pool_max_waiting // 3
 
 
@@ -142,7 +141,7 @@ def checked(name: str, type_: Any, place: str, value: Any) -> Any:
     try:
         value = convert(value if place.startswith('[') else parsed(value, kind), type_)
         if name == 'database_url':
-            # connect_timeout is set here so that PGCONNECT_TIMEOUT, which may be wrong, is not read
+            # with a connect_timeout, an invalid PGCONNECT_TIMEOUT is not reported as a wrong URL
             timeout_from_conninfo({'connect_timeout': 2} | conninfo_to_dict(value))
     except (ValueError, psycopg.ProgrammingError):
         number = 'a whole number' if kind is int else 'a number'
@@ -157,5 +156,5 @@ def parsed(text: str, kind: Any) -> Any:
         return text
     if get_origin(kind) is tuple:
         return [item.strip() for item in text.split(',')] if text else []
-    [line] = text.split('\n')  # TOML would read a second line as another setting
+    [line] = text.split('\n')  # refuse line breaks: TOML would read another setting
     return tomllib.loads(f'value = {line}')['value']

@@ -4,7 +4,6 @@ import atexit
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from threading import get_ident
 from time import perf_counter
 
 import psycopg
@@ -34,8 +33,7 @@ class Pool:
     def __init__(self, settings: Settings, size: int) -> None:
         self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
-        # the threads that have a connection
-        self._users: set[int] = set()
+        self._in_use: set[Connection] = set()
         self._pool = ConnectionPool(
             connection_class=Connection,
             kwargs=connection_parameters(settings),
@@ -43,8 +41,7 @@ class Pool:
             max_size=size,
             max_waiting=settings.max_waiting_each,
             max_lifetime=settings.pool_lifetime_s,
-            # After this timeout, the pool would stop its attempts to connect until the next
-            # request. check() starts a new series of attempts, with short delays
+            # after this timeout, the pool stops its attempts to connect; check() starts new ones
             reconnect_timeout=settings.pool_timeout_s,
             reconnect_failed=ConnectionPool.check,
             configure=lambda connection: connection.set_up(settings),
@@ -68,8 +65,8 @@ class Pool:
     def ping(self) -> None:
         """Check that the database responds.
 
-        If all connections are in use, this succeeds: the service is busy. If that is because the
-        database does not respond, their statements time out, and a later ping fails.
+        This succeeds if all connections are in use: the service is busy. If the database does not
+        respond, their statements time out, and a later ping fails.
 
         Raises:
             psycopg.OperationalError: The database does not respond within a second.
@@ -85,15 +82,15 @@ class Pool:
         while True:
             requested = perf_counter()
             connection = self._get_connection(timeout_s)
-            self._users.add(get_ident())
+            self._in_use.add(connection)
             started = perf_counter()
             timings.pool_s += started - requested
             connection.patience_s = patience_s
             try:
                 return connection.execute(sql, values).fetchone()
             except psycopg.OperationalError as ex:
-                # AdminShutdown also counts: PostgreSQL may end a parallel worker first, and the
-                # connection's own process shortly after
+                # AdminShutdown counts too: PostgreSQL may end a parallel worker before the
+                # session itself
                 is_lost = connection.broken or isinstance(ex, AdminShutdown)
                 if is_lost:
                     self._pool.drain()  # the other connections are probably lost too
@@ -103,8 +100,8 @@ class Pool:
                     raise
             finally:
                 timings.database_s += perf_counter() - started
+                self._in_use.discard(connection)
                 self._pool.putconn(connection)
-                self._users.discard(get_ident())
             may_retry = False
             metrics.retries.inc()
 
@@ -113,6 +110,6 @@ class Pool:
             with metrics.waiting.track_inprogress():
                 return self._pool.getconn(timeout_s)
         except PoolTimeout as ex:
-            if len(self._users) < self._size:
-                raise  # the pool cannot make another connection: the database is unavailable
+            if len(self._in_use) < self._size:
+                raise  # the pool failed to open another connection: the database is unavailable
             raise TooManyRequests('all connections are in use') from ex

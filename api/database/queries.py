@@ -13,13 +13,13 @@ from api import StartError
 
 FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 
-# values by parameter, as text: the statement and its plan never depend on the types in Python
+# values by parameter; sent as text, so that types in Python never affect the plan
 Values = dict[str, str | None]
 
 HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
-# psql and pgbench replace variables in comments and literals too, so these are not skipped here
+# parameters in comments and literals count too, because psql and pgbench replace them
 PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
-# bytes that are not UTF-8, as surrogateescape decodes them, and NUL, where libpq ends a statement
+# bytes that are not UTF-8 (decoded by surrogateescape), and NUL, which ends a statement in libpq
 INVALID = re.compile('[\0\udc80-\udcff]')
 
 
@@ -41,8 +41,8 @@ class Query:
     """A query that returns one row: body json, missing text.
 
     Attributes:
-        sql: The statement: the text of the file with $1, $2 and so on as parameters, and with the
-            file's name after the first word. pg_stat_statements drops comments before that word.
+        sql: The text of the file with $1, $2 and so on as parameters. The file's name follows the
+            first keyword, because pg_stat_statements drops comments before it.
         parameters: The parameters, in the order of their numbers.
     """
 

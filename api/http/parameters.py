@@ -9,11 +9,11 @@ from api.database.queries import Parameter, Query, QueryFileError, Values
 from api.http.problems import Problem
 
 BIGINT_MAX = 2**63 - 1
-# a report as of the year 1 would compute dates before the first year of the calendar
+# a report looks back 180 days, which must not reach before the year 1
 FIRST_YEAR = 2
 DIGITS = re.compile(r'[0-9]{1,19}')
-# an ISO 8601 date or date and time; fromisoformat() checks the values. The hour 24 depends on
-# Python's version, and a fraction may have nanoseconds
+# an ISO 8601 date or date and time; fromisoformat() checks the values. Versions of Python differ
+# in the hour 24
 TIMESTAMP = re.compile(
     r'\d{4}-\d\d-\d\d([T ](?!24)\d\d:[0-5]\d(:\d\d([.,]\d{1,9})?)?(Z|[+-]\d\d(:?[0-5]\d)?)?)?',
     re.ASCII | re.IGNORECASE,

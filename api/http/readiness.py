@@ -15,8 +15,8 @@ CACHED_S = 1.0
 class Readiness(ReadOnly):
     """Responds with the result of a ping, which is cached for CACHED_S.
 
-    One request pings. Others use the last result meanwhile, so a database that does not respond
-    never blocks many threads. Until the first ping has succeeded, the service is not ready.
+    Only the first request after the result has expired pings. Others get the last result, so a
+    database that does not respond delays few. Until a ping has succeeded, the service is not ready.
 
     Args:
         ping: Raises a psycopg.Error if the database does not respond.
@@ -48,5 +48,5 @@ class Readiness(ReadOnly):
             except psycopg.Error as ex:
                 self._error = ex
         if error := self._error:
-            # not the same exception again, because each raise extends its traceback
+            # a new exception: raising the same one again extends its traceback
             raise psycopg.OperationalError(*error.args)

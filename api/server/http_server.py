@@ -1,4 +1,9 @@
-"""waitress on a worker's listening sockets: greenlets, limits, problem documents."""
+"""waitress on a worker's listening sockets: greenlets, limits, problem documents.
+
+gunicorn's own gevent worker has an HTTP parser with other limits, and answers invalid HTTP with a
+page of its own. So waitress reads requests and writes responses. Its loop and its threads are not
+used: gevent's sockets wait.
+"""
 
 import logging
 import socket
@@ -31,14 +36,14 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
-        # for a head that is too long, waitress passes GET / instead of what it has received
+        # if the headers are too long, waitress passes GET / instead of the request line
         self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
         headers = self.headers
-        # another server could see a different end of the request, or another host (RFC 9112, 6.3);
+        # a proxy could read a different length or host (request smuggling, RFC 9112, section 6.3);
         # waitress has removed Transfer-Encoding in HTTP/1.1
         if 'TRANSFER_ENCODING' in headers or (self.chunked and 'CONTENT_LENGTH' in headers):
             raise ParsingError('ambiguous length')
@@ -56,7 +61,7 @@ class Task(WSGITask):
         return super().build_response_header()
 
     def set_close_on_finish(self) -> None:
-        """Close the connection after an answer of unknown length, but not after a 304."""
+        """Close the connection after a response without a length, but not after a 304."""
         is_wanted = self.request.headers.get('CONNECTION', '').lower() == 'close'
         if is_wanted or self.has_body or self.version == '1.0':
             super().set_close_on_finish()
@@ -119,8 +124,7 @@ def create_servers(
     create_server(
         application,
         watched,
-        # no threads: the greenlet of the connection answers
-        _dispatcher=object(),
+        _dispatcher=object(),  # no threads: the greenlet of the connection responds
         sockets=sockets,
         ident=None,
         clear_untrusted_proxy_headers=False,
@@ -128,17 +132,16 @@ def create_servers(
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,
-        # answers stay in memory until clients read them: a temporary folder may be full
+        # a timeout of a client is no error
+        log_socket_errors=False,
+        # responses stay in memory until clients read them: a temporary folder may be full
         outbuf_overflow=sys.maxsize,
+        # beyond it, waitress would wait until its loop has sent a part
         outbuf_high_watermark=sys.maxsize,
     )
     servers = [each for each in watched.values() if isinstance(each, BaseWSGIServer)]
     for server in servers:
-        server.adj.socket_options = [  # no argument of create_server
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, client_timeout_s * 1000),
-        ]
         server.channel_class = Channel
-        # what waitress tells its loop and its threads
+        # there is no loop to wake, and there are no threads
         server.pull_trigger = server.add_task = lambda *_: None
     return servers

@@ -18,9 +18,9 @@ from prometheus_client.multiprocess import mark_process_dead
 log = logging.getLogger(__name__)
 
 API = Path(__file__).parents[1]
-# this module stays loaded when the others are imported again: gunicorn keeps its Service
+# not imported again at a reload, because gunicorn keeps its Service
 STABLE_MODULES = ('api.server', __name__)
-# one for each worker; workers share them in turn
+# places for the number of connections of a worker; gunicorn numbers workers, so they take turns
 CONNECTION_COUNTS = 256
 
 
@@ -79,7 +79,8 @@ class Service(Application):
         if self.cfg.reload:  # a developer has saved a file
             try:
                 self._load_new_version()
-            except Exception as ex:  # for a SyntaxError, gunicorn answers 500 with the traceback
+            except Exception as ex:
+                # only for a SyntaxError, gunicorn serves the message and waits for the next change
                 raise SyntaxError(str(ex)) from ex
         return import_module('api.app').create_app(self.settings, reports=self._reports)
 

@@ -12,14 +12,15 @@ from api.server.http_server import create_servers
 
 # seconds between heartbeats
 INTERVAL_S = 0.25
-# connections that a worker accepts before it looks at the others again
+# connections that a worker accepts before it compares itself with others again
 BATCH = 3
-# seconds for which a worker leaves connections to others, and of each pause meanwhile
+# maximum number of seconds to defer to workers with fewer connections, and seconds between checks
 MAX_DEFERRED_S = 0.01
 PAUSE_S = 0.0005
-# during shutdown: seconds between checks for clients, and seconds for which a connection stays
-# open after its last activity, since the client may be sending a request
-DRAIN_INTERVAL_S = 0.05
+# seconds between checks for clients during shutdown, and for free connections
+CHECK_INTERVAL_S = 0.05
+# seconds for which a connection stays open after its last activity during shutdown, since the
+# client may be sending a request
 LINGER_S = 1.0
 
 
@@ -32,25 +33,25 @@ class WaitressWorker(GeventWorker):
         self._place = self.age % len(self._counts)
         self._servers = create_servers(self.wsgi, self.sockets, self.app.settings.client_timeout_s)
         accepting = [gevent.spawn(self._accept_connections, server) for server in self._servers]
-        while self.alive:
+        while self.alive and all(accepting):  # a greenlet that has ended is false
             self.notify()  # if a greenlet blocks the process, gunicorn ends it
             gevent.sleep(INTERVAL_S)
         gevent.killall(accepting)
         self._drain()
 
     def _accept_connections(self, server: BaseWSGIServer) -> None:
-        """Accept connections, but leave them to a worker that has fewer, if it is not stuck."""
+        """Accept connections. Defer to a worker with fewer for a moment: it may be stuck."""
         while True:
             wait_read(server.socket.fileno())
             deadline = time.monotonic() + MAX_DEFERRED_S
-            while self._has_most_connections() and time.monotonic() < deadline:
+            while self._another_has_fewer() and time.monotonic() < deadline:
                 gevent.sleep(PAUSE_S)
             while not server.readable():  # it has MAX_CONNECTIONS
-                gevent.sleep(PAUSE_S)
+                gevent.sleep(CHECK_INTERVAL_S)
             for _ in range(BATCH):
                 server.handle_accept()
 
-    def _has_most_connections(self) -> bool:
+    def _another_has_fewer(self) -> bool:
         """Share the number of connections, and return whether another worker has fewer."""
         own = 1 + sum(len(server.active_channels) for server in self._servers)  # 0: no worker
         self._counts[self._place] = own
@@ -60,15 +61,17 @@ class WaitressWorker(GeventWorker):
         """Accept the connections in the backlog, and wait until all requests are answered."""
         self._counts[self._place] = 0
         for server in self._servers:
-            server.handle_accept()
+            for _ in range(server.adj.backlog):
+                server.handle_accept()
             wasyncore.dispatcher.close(server)
-        deadline = time.monotonic() + self.cfg.graceful_timeout
+        # gunicorn's deadline began with its signal
+        deadline = time.monotonic() + self.cfg.graceful_timeout - 2 * INTERVAL_S
         while self._has_clients():
             if time.monotonic() > deadline:
                 self.log.warning('worker %s ends with answers in progress', self.pid)
                 break
             self.notify()
-            gevent.sleep(DRAIN_INTERVAL_S)
+            gevent.sleep(CHECK_INTERVAL_S)
 
     def _has_clients(self) -> bool:
         """Return whether a client waits for an answer, or may be sending a request."""

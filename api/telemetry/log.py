@@ -27,6 +27,8 @@ MAX_LINES = 4096
 BATCH_S = 0.1
 # maximum time to flush the log at exit
 FLUSH_S = 1.0
+# ends the thread
+END = b''
 NEEDS_QUOTES = re.compile(r'[\s="]')
 
 # the id of the request that the current thread answers; every line has it
@@ -64,8 +66,8 @@ class LineFormatter(logging.Formatter):
             'level': record.levelname.lower(),
             'event': record.getMessage(),
         }
-        if record.request_id:
-            fields['request_id'] = record.request_id
+        if id_ := request_id.get():
+            fields['request_id'] = id_
         if isinstance(record.args, Mapping):
             fields |= record.args
         if record.exc_info:
@@ -74,7 +76,7 @@ class LineFormatter(logging.Formatter):
 
 
 class LogHandler(logging.Handler):
-    """Queues records. A thread formats and writes them, one thread in each forked process too."""
+    """Queues lines. A thread writes them; a forked process starts its own with the first line."""
 
     def __init__(self, write: Callable[[int, bytes], int]) -> None:
         super().__init__()
@@ -82,43 +84,42 @@ class LogHandler(logging.Handler):
         # The lines of several processes stay whole only in writes of at most PIPE_BUF to a pipe
         is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
         self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
-        self._start_thread()
-        os.register_at_fork(after_in_child=self._start_in_child)
-
-    def _start_thread(self) -> None:
-        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
-        self._thread = Thread(target=self._write_records, args=[self._queue], daemon=True)
-        self._thread.start()
-
-    def _start_in_child(self) -> None:
-        if self in logging.root.handlers:  # a reload replaces the handler
-            self._start_thread()  # with a new queue: the parent writes the records of the old one
+        self._pid = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record, or drop and count it if the queue is full."""
-        record.request_id = request_id.get()
-        if self._queue.qsize() < MAX_LINES:
-            self._queue.put(record)
-        else:
+        """Queue a line, or drop and count it if the queue is full."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._queue: SimpleQueue[bytes] = SimpleQueue()
+            self._thread = Thread(
+                target=self._write_lines, args=[self._queue, self._pid], daemon=True
+            )
+            self._thread.start()
+        if self._queue.qsize() >= MAX_LINES:
             metrics.dropped_lines.inc()
+            return
+        try:
+            self._queue.put(f'{self.format(record)}\n'.encode(errors='backslashreplace'))
+        except Exception:  # noqa: BLE001 - as in the handlers of logging
+            self.handleError(record)
 
     def close(self) -> None:
         """End the thread after it has written all lines, or after FLUSH_S (called at exit)."""
-        self._queue.put(None)
-        self._thread.join(FLUSH_S)
+        if self._pid == os.getpid():
+            self._queue.put(END)
+            self._thread.join(FLUSH_S)
         super().close()
 
-    def _write_records(self, queue: SimpleQueue[logging.LogRecord | None]) -> None:
-        records: list[logging.LogRecord | None] = []
-        while None not in records:  # None ends the thread
-            records = [queue.get()]
+    def _write_lines(self, queue: SimpleQueue[bytes], pid: int) -> None:
+        lines: list[bytes] = []
+        while END not in lines:
+            lines = [queue.get()]
             time.sleep(BATCH_S)
-            if queue is not self._queue:
-                continue  # a fork has copied this greenlet: the parent writes these records
-            records += [queue.get() for _ in range(queue.qsize())]
+            if os.getpid() != pid:
+                continue  # a fork has copied this greenlet, but the parent writes these lines
+            lines += [queue.get() for _ in range(queue.qsize())]
             batch = b''
-            for record in filter(None, records):
-                line = f'{self.format(record)}\n'.encode(errors='backslashreplace')
+            for line in lines:
                 if len(batch) + len(line) > self._batch_bytes:
                     self._write(batch)
                     batch = b''
@@ -147,10 +148,6 @@ def configure_logging(
         format_: A key of RENDERERS.
         write: Writes bytes to a file descriptor and returns how many, as os.write does.
     """
-    # no line contains these values, so logging need not collect them: see "Optimization" in
-    # Python's logging HOWTO
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = LogHandler(write)
     handler.setFormatter(LineFormatter(RENDERERS[format_]))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

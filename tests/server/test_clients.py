@@ -45,6 +45,8 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
         ask(reading_nothing, TOP)
         assert idle.recv(1) == b''
         wait_for(lambda: sum(connection_counts(api)) == 0)
+    api.stop()
+    assert 'level=error' not in api.output()
 
 
 def test_pipelined_answers_that_exceed_the_buffers_arrive_when_the_client_reads(

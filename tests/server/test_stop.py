@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.server.crowd import Crowd, ask, read
 from tests.support.machine import is_listening
 from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.service import AVAILABLE, ApiProcess, connection_counts, workers
@@ -43,6 +44,22 @@ def test_sigterm_waits_for_all_answers_in_progress(
         (200, 'close')
     }
     assert api.process.wait(DEADLINE_S) == 0
+
+
+def test_sigterm_loses_no_connection_that_waits_to_be_accepted(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='1')
+    [worker] = workers(api)
+    worker.suspend()
+    with Crowd(api.port) as crowd:
+        clients = crowd.connect(50)
+        for client in clients:
+            ask(client, AVAILABLE)
+        api.process.terminate()
+        wait_for(lambda: 'Handling signal: term' in api.output())
+        worker.resume()
+        assert {read(client)[0] for client in clients} == {200}
 
 
 @pytest.mark.parametrize(

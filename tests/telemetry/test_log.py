@@ -72,7 +72,7 @@ def test_lines_below_the_level_are_not_written(
 
 def formatted(format_: str, **attributes: object) -> str:
     """Return the line of a record."""
-    record = logging.makeLogRecord({'msg': 'it', 'request_id': None} | attributes)
+    record = logging.makeLogRecord({'msg': 'it'} | attributes)
     return LineFormatter(RENDERERS[format_]).format(record)
 
 
@@ -92,8 +92,8 @@ def formatted(format_: str, **attributes: object) -> str:
     ],
 )
 def test_logfmt_quotes_what_would_be_misread(value: object, written: str) -> None:
-    line = formatted('logfmt', args={'value': value}, levelname='INFO', request_id='a-1')
-    assert re.fullmatch(r'timestamp=\S+Z level=info event=it request_id=a-1 value=(.*)', line)
+    line = formatted('logfmt', args={'value': value}, levelname='INFO')
+    assert re.fullmatch(r'timestamp=\S+Z level=info event=it value=(.*)', line)
     assert line.endswith(f' value={written}')
 
 

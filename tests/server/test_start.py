@@ -62,6 +62,8 @@ def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
 def test_workers_are_as_many_as_configured(sample_url: str, start_api: Callable) -> None:
     api = start_api(DATABASE_URL=sample_url, API_WORKERS='3')
     wait_for(lambda: len(workers(api)) == 3)
+    api.stop()
+    assert api.output().count('Using worker: ') == 1  # no worker repeats a line of the parent
 
 
 def test_service_starts_without_its_database_and_finds_it_later(

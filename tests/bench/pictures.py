@@ -28,7 +28,7 @@ LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 
 # the colour and line style of every form, and of the servers that use all cores
 FORMS = {
-    'ours': ('ours', 'blue', '-'),
+    'ours': ('report', 'blue', '-'),
     'plain': ('plain form', 'orange', '--'),
     'count': ('bare count', 'faint', ':'),
 }
@@ -73,16 +73,16 @@ def distance(results: Results) -> Figure | None:
     for axes, count in zip(panels, connections, strict=True):
         found = [record for record in records if record['connections'] == count]
         distances = [record['distance_ms'] for record in found]
-        axes.set(title=f'{count} kept connections', xlabel='milliseconds to the database')
+        axes.set(title=f'{count} kept connections', xlabel='latency in milliseconds')
         axes.set_xticks(distances)
         for name, (colour, style) in zip(SERVERS, LINES, strict=False):
             per_s = [median(figures(record, name, 'per_s')) for record in found]
             axes.plot(distances, per_s, label=name, color=LIGHT[colour], linestyle=style)
-    panels[0].set(ylim=(0, None), ylabel='answers per second, median')
+    panels[0].set(ylim=(0, None), ylabel='responses per second, median')
     panels[0].yaxis.set_major_formatter('{x:,.0f}')
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right center')
-    title = 'Answers per second, by the distance to the database'
-    facts = 'ours with its log, the others without'
+    title = 'Responses per second, by the latency of the database'
+    facts = 'this service with its log, the others without'
     return described(figure, title, results.runs()['http'], facts)
 
 

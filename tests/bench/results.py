@@ -9,12 +9,12 @@ from statistics import median
 
 FILE = 'bench.json'
 
-OURS = 'ours'
+OURS = 'this service'
 FASTAPI = 'FastAPI'
 GRANIAN = 'granian'
 GTHREAD = 'gunicorn gthread'
 WAITRESS = 'stock waitress'
-OURS_ALONE = 'ours, one worker'
+OURS_ALONE = 'this service, one worker'
 FASTAPI_ALONE = 'FastAPI, one worker'
 SERVERS = (OURS, FASTAPI, GRANIAN, GTHREAD, WAITRESS, OURS_ALONE, FASTAPI_ALONE)
 

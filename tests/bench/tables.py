@@ -49,7 +49,7 @@ def http(results: Results) -> Iterator[Table]:
         return
     columns = [f'{r["distance_ms"]} ms, {r["connections"]}' for r in records]
     for name, title in {
-        'per_s': 'responses/s, by distance and connections',
+        'per_s': 'responses/s, by latency and connections',
         'cpu_us': 'CPU time per response in µs',
     }.items():
         rows = [
@@ -66,7 +66,7 @@ def http(results: Results) -> Iterator[Table]:
         [title, *(number(ratio(figures(r, a, name), figures(r, b, name))) for r in records)]
         for title, a, b, name in compared
     ]
-    yield [['ours divided by', *columns], *rows]
+    yield [['this service divided by', *columns], *rows]
 
 
 def servers(results: Results) -> Table:
@@ -82,7 +82,7 @@ def servers(results: Results) -> Table:
         for server in (OURS, GRANIAN, GTHREAD)
     ]
     columns = [f'{record["distance_ms"]} ms' for record in found]
-    return [['server, by distance', *columns, 'CPU time in µs'], *rows]
+    return [['server, by latency', *columns, 'CPU time in µs'], *rows]
 
 
 def sql(results: Results, part: str, title: str) -> Table:

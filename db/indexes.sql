@@ -1,13 +1,13 @@
--- The indexes that the reports are written for; missing_indexes.sql looks for the same. The answers are the
--- same without them, only slower. Concurrently: the table can be written to while they are built. Run it with
--- psql, outside a transaction. An index whose build was interrupted is invalid, and stays so until
+-- The recommended indexes; missing_indexes.sql checks for them. Without them, the results are the same, but
+-- some reports are slower. Run this with psql, outside a transaction. The indexes are built concurrently,
+-- without blocking writes. An interrupted build leaves an invalid index: repair it with
 -- reindex index concurrently.
 
 -- available_benefits and inactivity_periods: the benefits of one venue
 create index concurrently if not exists benefit_venue_id_idx
 on benefit ("venueId");
 
--- inactivity_periods looks up uses in it; top_benefits may count in it
+-- inactivity_periods: the uses of a benefit. top_benefits may scan it instead of the table
 create index concurrently if not exists benefit_usage_benefit_id_usage_timestamp_idx
 on benefit_usage ("benefitId", "usageTimestamp");
 

@@ -1,7 +1,7 @@
--- The recommended indexes (see indexes.sql) that the database lacks, for a warning at the start.
+-- The recommended indexes (see indexes.sql) that are missing or invalid, for a warning at the start.
 --
--- Returns   one row: missing text, the tables and columns of the missing indexes, and how to mend one that is
---           there and invalid (null when there are none)
+-- Returns   one row. missing (text): the tables and columns of these indexes, and how to repair invalid ones;
+--           null if there are none
 with recommended (table_name, column_names) as (
     -- one row per index of indexes.sql
     values
@@ -10,9 +10,9 @@ with recommended (table_name, column_names) as (
     ('benefit_usage', array['personId', 'benefitId', 'usageTimestamp'])
 ),
 
--- one row per btree index of all rows of a table that the search path finds, with the columns by which it is
--- sorted, null for an expression; invalid is one whose build was interrupted, and on Citus one that
--- indexes.sql found there
+-- one row per non-partial btree index of a visible table: its key columns (null for an expression), and
+-- whether it is valid. An index is invalid if its build was interrupted or, on Citus, if indexes.sql was run
+-- again
 present as (
     select
         pg_class.relname as table_name,
@@ -38,8 +38,8 @@ present as (
         and pg_am.amname = 'btree'
 ),
 
--- one row per recommended index: whether there is a valid one, and the name of one that is not. An index that
--- begins with the columns will do
+-- one row per recommended index: whether a valid index exists, and the name of an existing one. An index with
+-- further columns after these is accepted
 found as (
     select
         recommended.table_name,
@@ -59,7 +59,7 @@ found as (
 select
     string_agg(
         found.table_name || ' (' || array_to_string(found.column_names, ', ') || ')'
-        || coalesce(', invalid until: reindex index concurrently ' || found.index_name, ''),
+        || coalesce(', invalid, repair with: reindex index concurrently ' || found.index_name, ''),
         '; '
         order by found.table_name, found.column_names
     ) as missing

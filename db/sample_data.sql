@@ -1,6 +1,6 @@
--- A year of a small town's venues, relative to now and otherwise the same every time it is loaded.
--- Chance is md5() of the row's numbers, so it depends on no seed and no PostgreSQL version.
--- The story is told by venue 1 and person 1; the last two venues have no uses and no benefits.
+-- Sample data: one year of uses, relative to the current time and otherwise deterministic. Pseudo-random
+-- values are md5() of ids, so they depend on no seed or version. Venue 1 and person 1 are the documented
+-- examples. Venue 29 has no uses, and venue 30 has no benefits.
 
 insert into venue (id, name)
 select
@@ -55,10 +55,8 @@ where
     venue.id between 2 and 29
     and (venue.id + offers.place) % 4 <> 0;
 
--- one row per use of a person at one of his venues: the k-th use falls at a random moment of the k-th
--- stretch, which is so much longer than the cooldown that no two uses are closer than the cooldown
-with story (benefit_id, popularity, silent_from, silent_to) as (
-    -- who takes part, and between how many days ago nobody did
+-- one row per benefit of venue 1: the share of people who use it, and the period without uses, in days ago
+with overrides (benefit_id, popularity, unused_from, unused_to) as (
     values
     (1, 0.9, null, null),
     (2, 0.8, 131, 105),
@@ -69,6 +67,8 @@ with story (benefit_id, popularity, silent_from, silent_to) as (
     (7, 0.1, null, null)
 ),
 
+-- one row per benefit that is used: its cooldown, the length of an interval between uses in cooldowns, and
+-- the columns of overrides
 plans as materialized (
     select
         benefit.id as benefit_id,
@@ -79,22 +79,23 @@ plans as materialized (
             when 'month' then interval '30 days'
             else interval '364 days'
         end as cooldown,
-        case benefit.recurrence when 'day' then 4.0 else 1.5 end as stretch,
-        coalesce(story.popularity, benefit.id * 37 % 90 / 100.0) as popularity,
+        case benefit.recurrence when 'day' then 4.0 else 1.5 end as interval_factor,
+        coalesce(overrides.popularity, benefit.id * 37 % 90 / 100.0) as popularity,
         case
-            when story.benefit_id is not null then story.silent_from
+            when overrides.benefit_id is not null then overrides.unused_from
             when benefit.id % 5 = 0 then 20 + benefit.id * 61 % 150
-        end as silent_from,
+        end as unused_from,
         case
-            when story.benefit_id is not null then story.silent_to
+            when overrides.benefit_id is not null then overrides.unused_to
             when benefit.id % 10 = 0 then 0
             else (20 + benefit.id * 61 % 150) / 2
-        end as silent_to
+        end as unused_to
     from benefit
-    left join story on benefit.id = story.benefit_id
+    left join overrides on benefit.id = overrides.benefit_id
     where benefit."venueId" < 29
 ),
 
+-- one row per benefit and person who uses it; the uses of person 1 at venue 1 are below
 members as materialized (
     select
         plans.*,
@@ -107,19 +108,21 @@ members as materialized (
         and not (person.id = 1 and plans.venue_id = 1)
 ),
 
+-- one row per use. The year is divided into intervals, counted back from now. The k-th use is at a random
+-- time in the k-th interval, at least one cooldown after its start, so uses are at least one cooldown apart
 uses as (
     select
         members.*,
         date_trunc('second', now() at time zone 'UTC')
-        - members.cooldown * members.stretch * steps.step_no
+        - members.cooldown * members.interval_factor * intervals.k
         - members.cooldown * (
-            (members.stretch - 1)
-            * ('x' || substr(md5(concat_ws(' ', members.person_id, members.benefit_id, steps.step_no)), 1, 7))
+            (members.interval_factor - 1)
+            * ('x' || substr(md5(concat_ws(' ', members.person_id, members.benefit_id, intervals.k)), 1, 7))
             ::bit(28)::integer / 268435456
         ) as used_at
     from members
-    cross join generate_series(0, 100) as steps (step_no)
-    where members.cooldown * members.stretch * steps.step_no < interval '365 days'
+    cross join generate_series(0, 100) as intervals (k)
+    where members.cooldown * members.interval_factor * intervals.k < interval '365 days'
 )
 
 insert into benefit_usage ("personId", "benefitId", "usageTimestamp")
@@ -129,12 +132,12 @@ select
     date_trunc('second', uses.used_at) as used_at
 from uses
 where
-    uses.silent_from is null
-    or uses.used_at < date_trunc('second', now() at time zone 'UTC') - interval '1 day' * uses.silent_from
-    or uses.used_at > date_trunc('second', now() at time zone 'UTC') - interval '1 day' * uses.silent_to
+    uses.unused_from is null
+    or uses.used_at < date_trunc('second', now() at time zone 'UTC') - interval '1 day' * uses.unused_from
+    or uses.used_at > date_trunc('second', now() at time zone 'UTC') - interval '1 day' * uses.unused_to
 order by uses.used_at, uses.person_id, uses.benefit_id;
 
--- person 1 at venue 1: the beer was today and the cocktails were this week, the burgers can be had again
+-- person 1 at venue 1: benefits 1 and 2 are in their cooldown, 3 is available again
 insert into benefit_usage ("personId", "benefitId", "usageTimestamp")
 select
     1 as "personId",
@@ -149,11 +152,11 @@ from (
     (5, interval '45 days')
 ) as uses (benefit_id, ago);
 
--- the next rows follow the numbers given here
+-- new rows continue after these ids
 select
     setval(pg_get_serial_sequence('venue', 'id'), (select max(venue.id) from venue)) as venue,
     setval(pg_get_serial_sequence('person', 'id'), (select max(person.id) from person)) as person,
     setval(pg_get_serial_sequence('benefit', 'id'), (select max(benefit.id) from benefit)) as benefit;
 
--- what autovacuum does in a database that lives longer
+-- the temporary database ends before autovacuum runs
 vacuum (analyze) benefit_usage, benefit, person, venue;

@@ -1,16 +1,16 @@
--- Where a plan was made, for the head of `make explain`: the server, the database and the tables' sizes.
+-- The server, the database and the sizes of tables, for the output of `make explain` and `make compare`.
 --
--- Variable  tables, names with a line break between them; what is not a table is passed over
--- Returns   one row: text of two lines, and a third that warns when all the tables are small
+-- Variable  tables: table names, one per line; other names are ignored
+-- Returns   one row. summary (text): two lines, and a third with a warning if all tables are small
 with tables as (
-    -- one row per table; for a partition, the table that it is a part of
+    -- one row per table; for a partition, its partitioned table
     select distinct coalesce(pg_partition_root(pg_class.oid), pg_class.oid) as oid
     from regexp_split_to_table(nullif(:'tables', ''), E'\n') as named (table_name)
     inner join pg_class on to_regclass(named.table_name) = pg_class.oid
     where pg_class.relkind in ('r', 'p', 'm', 'f')
 ),
 
--- one row per table, with the rows that its statistics know of, in all of its partitions
+-- one row per table: its estimated rows (reltuples) and its size, including all partitions
 sizes as (
     select
         tables.oid::regclass::text as name,
@@ -39,7 +39,7 @@ select
         ),
         case
             when max(row_count) < 1000000
-                then 'warning: less than a million rows in each; with more, plan and speed may differ'
+                then 'warning: every table has fewer than 1,000,000 rows; plans for larger tables may differ'
         end
-    ) as told
+    ) as summary
 from sizes;

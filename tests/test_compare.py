@@ -218,5 +218,5 @@ def test_make_prints_markdown_of_80_columns(url: str) -> None:
     assert re.fullmatch(r'\*\*30 of 30 answers equal; .*\*\*', verdict)
     assert (rest[0], rest[1], rest[-1]) == ('', '```text', '```')
     assert re.search('^30 sets of values, seed 7$', '\n'.join(rest), re.MULTILINE)
-    assert re.search('^warning: less than a million rows', '\n'.join(rest), re.MULTILINE)
+    assert re.search('^warning: every table has fewer', '\n'.join(rest), re.MULTILINE)
     assert max(map(len, [verdict, *rest])) <= 80

@@ -159,7 +159,7 @@ def test_explain_tells_where_the_plan_comes_from(make: Make) -> None:
         rf' benefit_usage: 200,314 rows, {size}',
         sizes,
     )
-    assert warning.startswith('warning: less than a million rows in each')
+    assert warning.startswith('warning: every table has fewer than 1,000,000 rows')
     assert empty == ''
     # no frame around the plan, and no ruler as wide as it
     assert plan[0].startswith('Result  (cost=')

@@ -45,7 +45,9 @@ def check_start(settings: Settings, reports: dict[Report, Query]) -> None:
     except NotCheckedError as ex:
         warnings = [str(ex)]
     if settings.host not in LOOPBACK and not settings.token_sha256:
-        warnings.append(f'no token is set: everybody who reaches {settings.host} may read reports')
+        warnings.append(
+            f'no token is set: anyone who can connect to {settings.host} can read the reports'
+        )
     for warning in warnings:
         log.warning('%s', warning)
     for report, query in reports.items():
@@ -75,7 +77,7 @@ def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
         raise NotCheckedError(f'the database cannot be checked: {in_one_line(ex)}') from ex
     if missing:
         warnings.append(
-            'recommended indexes are missing or invalid (a database that gets none is faster with'
+            'recommended indexes are missing or invalid (if you cannot create them, set'
             f' functions = ["db/plain"]), see db/indexes.sql: {missing}'
         )
     return list(filter(None, warnings))

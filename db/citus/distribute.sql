@@ -1,16 +1,16 @@
--- Spreads the tables over the nodes of a Citus cluster, with the rows that they have. Run it once, with psql
--- on the coordinator, when the nodes have been added; the tables are locked meanwhile:
+-- Distributes the tables and their rows over a Citus cluster. Run it once with psql on the coordinator, after
+-- adding the nodes. It locks the tables:
 --
 --   psql "$ADMIN_URL" -v ON_ERROR_STOP=1 -f db/citus/distribute.sql
 --
--- A benefit and its uses are on one node, venues and people on every node.
+-- A benefit and its uses are on the same node; venues and people are on every node.
 
--- the foreign keys, until both their ends are spread, and the primary key without the distribution column
+-- drop the foreign keys (created again below), and the primary key, which lacks the distribution column
 do $$
 declare
-    condemned record;
+    dropped record;
 begin
-    for condemned in
+    for dropped in
         select
             pg_constraint.conrelid::regclass as table_name,
             pg_constraint.conname
@@ -21,7 +21,7 @@ begin
             or pg_constraint.conrelid = 'benefit_usage'::regclass
             and pg_constraint.contype = 'p'
     loop
-        execute format('alter table %s drop constraint %I', condemned.table_name, condemned.conname);
+        execute format('alter table %s drop constraint %I', dropped.table_name, dropped.conname);
     end loop;
 end
 $$;

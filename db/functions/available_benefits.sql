@@ -3,10 +3,11 @@
 --
 -- Serves       GET /venues/{venueId}/available-benefits
 -- Returns      one row. body (json): an array with one element per benefit, ordered by id. missing (text):
---              'venue_id' or 'person_id' if there is none with this id, else null; if not null, ignore body
+--              'venue_id' or 'person_id' if that id does not exist, else null. If not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("personId", "benefitId", "usageTimestamp")
 -- Performance  max() takes one index probe per benefit, however many uses the person has. The not exists of
---              db/plain/available_benefits.sql has the same result, but can become a join that reads them all
+--              db/plain/available_benefits.sql has the same result, but can become a join that reads all uses
+--              of the person
 
 -- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone, like
 -- "usageTimestamp". Not materialized, so that the planner sees the values

@@ -3,13 +3,13 @@
 --
 -- Serves       GET /venues/{venueId}/inactivity-periods
 -- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
---              id. missing (text): 'venue_id' if there is no such venue, else null; if not null, ignore body
+--              id. missing (text): 'venue_id' if that id does not exist, else null. If not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
 -- Performance  A gap is between two uses, or between a use and the start or end of the report. The query
---              tests times that are one threshold apart, so every gap of at least one threshold contains a
---              probe time. For each, two index lookups find the gap around it: at most 26 per benefit (180 /
---              14, rounded up, is 13 probe times), however many uses it has. The simpler query in
---              db/plain/inactivity_periods.sql has the same result, but reads all uses in the 180 days
+--              probes times one threshold apart, so every gap of at least one threshold contains a probe
+--              time. Two index lookups per probe time find the gap around it: at most 26 per benefit (13
+--              probe times: 180 / 14, rounded up), however many uses it has. The plain form,
+--              db/plain/inactivity_periods.sql, has the same result, but reads all uses in the 180 days
 
 -- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone, like
 -- "usageTimestamp". Not materialized, so that the planner sees the values

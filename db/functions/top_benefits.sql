@@ -4,7 +4,7 @@
 -- Serves       GET /venues/top-benefits
 -- Returns      one row. body (json): an array with one element per venue, used or not, ordered by id.
 --              missing (text): always null; present because the other reports return it
--- Index        none needed: the whole table benefit_usage is read once
+-- Index        none needed. It scans benefit_usage once, or instead the index ("benefitId", "usageTimestamp")
 -- Performance  The bounds of the time range are scalar subqueries, each evaluated once. If benefit_usage is a
 --              foreign table, postgres_fdw can therefore push down the conditions and the count. It cannot
 --              push down a condition that contains now()

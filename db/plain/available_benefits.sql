@@ -1,10 +1,12 @@
 -- name: available_benefits(venue_id, person_id, timestamp)^
--- The benefits of a venue that a person can use at a given time, in the obvious form.
+-- The benefits of a venue that a person can use at a given time: the plain form.
 --
 -- Serves       GET /venues/{venueId}/available-benefits
--- Returns      one row: body json, an array with one element per benefit, by id ([] if there are none);
---              missing text, venue_id or person_id if there is no such venue or person, else null
--- Performance  Without an index it reads all uses once
+-- Returns      one row. body (json): an array with one element per benefit, ordered by id. missing (text):
+--              'venue_id' or 'person_id' if that id does not exist, else null. If not null, ignore body
+-- Performance  Without an index, it reads all uses once
+
+-- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -12,7 +14,7 @@ with params as not materialized (
         coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 ),
 
--- one row per supported recurrence: how long a person cannot use a benefit again after a use
+-- one row per supported recurrence: how long after a use the person cannot use the benefit again
 cooldowns (recurrence, cooldown) as (
     values
     ('day', interval '24 hours'),
@@ -20,7 +22,7 @@ cooldowns (recurrence, cooldown) as (
     ('month', interval '720 hours')
 ),
 
--- one row per benefit of the venue that the person has not used within its cooldown
+-- one row per benefit of the venue with a supported recurrence that is not in its cooldown at as_of
 available as (
     select
         benefit.id,

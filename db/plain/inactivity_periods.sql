@@ -1,11 +1,13 @@
 -- name: inactivity_periods(venue_id, timestamp)^
--- The significant inactivity periods of a venue's benefits in the 180 days up to a given time, in the obvious
--- form.
+-- The significant inactivity periods of a venue's benefits in the 180 days up to a given time:
+-- the plain form.
 --
 -- Serves       GET /venues/{venueId}/inactivity-periods
--- Returns      one row: body json, an array with one element per benefit that has such a period, by id
---              ([] if there are none); missing text, venue_id if there is no such venue, else null
--- Performance  Without an index it reads all uses once; with one, the uses of the venue in the 180 days
+-- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
+--              id. missing (text): 'venue_id' if that id does not exist, else null. If not null, ignore body
+-- Performance  Without an index, it reads all uses once; with one, the uses of the venue in the 180 days
+
+-- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone
 with params as not materialized (
     select
         :venue_id::bigint as venue_id,
@@ -17,7 +19,7 @@ constants as (
     select interval '180 days' as report_length
 ),
 
--- one row per supported recurrence: how long a gap between uses must be to be significant
+-- one row per supported recurrence: the minimum length of a significant gap
 thresholds (recurrence, threshold) as (
     values
     ('day', interval '14 days'),
@@ -25,9 +27,9 @@ thresholds (recurrence, threshold) as (
     ('month', interval '30 days')
 ),
 
--- one row per benefit of the venue with a supported recurrence: its threshold, and when the report begins and
--- ends
-watched as (
+-- one row per benefit of the venue with a supported recurrence: its threshold, and the start and end of the
+-- report
+reported as (
     select
         benefit.id as benefit_id,
         thresholds.threshold,
@@ -39,25 +41,25 @@ watched as (
     inner join thresholds on benefit.recurrence::text = thresholds.recurrence
 ),
 
--- one row per moment that ends a gap of a benefit: each use in the report, and the end of the report
+-- one row per end of a gap: each use of a benefit in the 180 days, and the end of the report
 ends as (
     select
-        watched.*,
+        reported.*,
         benefit_usage."usageTimestamp" as end_time
-    from watched
+    from reported
     inner join benefit_usage
         on
-            watched.benefit_id = benefit_usage."benefitId"
-            and watched.report_start < benefit_usage."usageTimestamp"
-            and watched.report_end >= benefit_usage."usageTimestamp"
+            reported.benefit_id = benefit_usage."benefitId"
+            and reported.report_start < benefit_usage."usageTimestamp"
+            and reported.report_end >= benefit_usage."usageTimestamp"
     union all
     select
-        watched.*,
-        watched.report_end as end_time
-    from watched
+        reported.*,
+        reported.report_end as end_time
+    from reported
 ),
 
--- one row per gap: it begins where the one before it ends; the first one begins with the report
+-- one row per gap: it starts at the end of the previous gap, or else at the start of the report
 gaps as (
     select
         ends.benefit_id,
@@ -70,7 +72,7 @@ gaps as (
     from ends
 ),
 
--- one row per benefit with at least one significant period
+-- one row per benefit with at least one significant gap: its element of the JSON array
 inactive as (
     select
         gaps.benefit_id,

@@ -100,15 +100,15 @@ def test_service_runs_on_citus(
 
 
 @on_citus
-def test_index_that_citus_made_invalid_is_mended_as_the_warning_tells(
+def test_index_that_citus_made_invalid_is_repaired_as_the_warning_says(
     benefits: Rows, citus_cluster: Shards
 ) -> None:
     first = citus_cluster.servers[0]
     run_file(first, ROOT / 'db' / 'indexes.sql')
     warning = run_check(citus_cluster.url).stderr
-    assert 'invalid until: ' in warning
+    assert 'repair with: ' in warning
     [sequential] = re.findall(r'`(set citus\.[^`]+)`', PAGES[OF_CITUS])
     for broken in warning.rstrip('\n').split('; '):
-        mend = broken.partition('until: ')[2]
-        run(program(first, 'psql'), first.url(), '-X', '-c', sequential, '-c', mend)
+        repair = broken.partition('repair with: ')[2]
+        run(program(first, 'psql'), first.url(), '-X', '-c', sequential, '-c', repair)
     assert run_check(citus_cluster.url).stderr == ''

@@ -24,7 +24,7 @@ def test_missing_indexes_are_one_warning(rows: Rows, database_url: str) -> None:
         'benefit_usage (benefitId, usageTimestamp)',
         'benefit_usage (personId, benefitId, usageTimestamp)',
     }
-    # longer ones will do
+    # indexes with further columns are accepted
     for index in (
         'benefit ("venueId", lower(title))',
         'benefit_usage ("benefitId", "usageTimestamp", id)',
@@ -53,15 +53,18 @@ def test_index_that_does_not_sort_by_the_columns_does_not_count(
     assert missing == 'benefit_usage (benefitId, usageTimestamp)'
 
 
-def test_invalid_index_is_a_warning_that_says_how_to_mend_it(rows: Rows, database_url: str) -> None:
+def test_invalid_index_is_a_warning_that_says_how_to_repair_it(
+    rows: Rows, database_url: str
+) -> None:
     index = 'benefit_usage_benefit_id_usage_timestamp_idx'
     rows.connection.execute(
         'update pg_index set indisvalid = false where indexrelid = %s::regclass', [index]
     )
     [warning] = run_check(database_url).stderr.splitlines()
-    mend = f'reindex index concurrently {index}'
-    assert warning.endswith(f'benefit_usage (benefitId, usageTimestamp), invalid until: {mend}')
-    rows.connection.execute(mend)
+    repair = f'reindex index concurrently {index}'
+    index_of = 'benefit_usage (benefitId, usageTimestamp)'
+    assert warning.endswith(f'{index_of}, invalid, repair with: {repair}')
+    rows.connection.execute(repair)
     assert run_check(database_url).stderr == ''
 
 

@@ -1,5 +1,5 @@
 -- name: top_benefits(timestamp)^
--- What top_benefits is compared with: another form, which asks for the top of one venue after the other.
+-- The query that tests compare top_benefits with. For each venue, it counts the uses of its benefits.
 with params as (
     select coalesce(:timestamp::timestamptz, now()) at time zone 'UTC' as as_of
 )

@@ -12,8 +12,8 @@ BIGINT_MAX = 2**63 - 1
 # a report looks back 180 days, which must not reach before the year 1
 FIRST_YEAR = 2
 DIGITS = re.compile(r'[0-9]{1,19}')
-# an ISO 8601 date or date and time; fromisoformat() checks the values. Versions of Python differ
-# in the hour 24
+# an ISO 8601 date, or date and time, which includes RFC 3339; fromisoformat() checks the values. It
+# accepts the hour 24 only in some versions of Python. A fraction may have nanoseconds
 TIMESTAMP = re.compile(
     r'\d{4}-\d\d-\d\d([T ](?!24)\d\d:[0-5]\d(:\d\d([.,]\d{1,9})?)?(Z|[+-]\d\d(:?[0-5]\d)?)?)?',
     re.ASCII | re.IGNORECASE,
@@ -27,7 +27,7 @@ def bigint(text: str) -> str:
         ValueError: The text is not an integer from 0 to BIGINT_MAX, of at most 19 ASCII digits.
     """
     if not DIGITS.fullmatch(text) or int(text) > BIGINT_MAX:
-        raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, in plain digits')
+        raise ValueError(f'must be an integer from 0 to {BIGINT_MAX}, written with digits only')
     return str(int(text))
 
 
@@ -46,11 +46,11 @@ def timestamptz(text: str) -> str:
             if moment.year >= FIRST_YEAR:
                 return moment.isoformat()
     message = (
-        f'must be an instant of the years {FIRST_YEAR} to 9999 in ISO 8601, such as'
-        ' 2022-10-07T12:00:00Z or 2022-10-07T14:00:00.123456+02:00; without an offset it is UTC'
+        f'must be an RFC 3339 time in the years {FIRST_YEAR} to 9999, such as'
+        ' 2022-10-07T12:00:00Z or 2022-10-07T14:00:00.123456+02:00; without an offset, it is UTC'
     )
     if ' ' in text:
-        message += '. In a query string + means a space: write %2B for the + of an offset'
+        message += '. In a query string, + means a space: write %2B for the + of an offset'
     raise ValueError(message)
 
 

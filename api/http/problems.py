@@ -41,13 +41,13 @@ PROBLEMS = {
     'path-not-found': Kind(404, 'No such path', meaning=
         'The path does not exist; the documentation lists the paths.'),
     'entity-not-found': Kind(404, 'No such venue or person', meaning=
-        'The venue or person with this id does not exist; the member parameter says which.'),
+        'The venue or person with this id does not exist.'),
     'method-not-allowed': Kind(405, 'Method not allowed', meaning=
         'The path does not support this method; the Allow header lists the supported methods.'),
     'body-too-large': Kind(413, 'Body too large', meaning=
         'The request body is too large; no request needs a body.'),
     'range-not-satisfiable': Kind(416, 'Range not satisfiable', meaning=
-        'The file does not have these bytes; the Content-Range header contains its length.'),
+        'The requested range is outside the file; the Content-Range header has its length.'),
     'headers-too-large': Kind(431, 'Headers too large', meaning=
         'The request line and the headers together are too large.'),
     'internal-error': Kind(500, 'Internal error', meaning=
@@ -55,9 +55,9 @@ PROBLEMS = {
     'not-implemented': Kind(501, 'Not implemented', meaning=
         'The transfer coding of the request is not supported.'),
     'database-unavailable': Kind(503, 'Database unavailable', headers=RETRY, meaning=
-        'The database is unavailable; retry after the seconds in Retry-After.'),
+        'The database is unavailable; retry after the time in Retry-After.'),
     'overloaded': Kind(503, 'Overloaded', headers=RETRY, meaning=
-        'Too many requests are in progress; retry after the seconds in Retry-After.'),
+        'Too many requests are in progress; retry after the time in Retry-After.'),
     'statement-timeout': Kind(504, 'Timeout', meaning=
         'The report exceeded the statement timeout; retry later.'),
 }

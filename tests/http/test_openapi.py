@@ -145,7 +145,7 @@ def exact() -> dict[str, Any]:
         '$ref': '#/components/schemas/ProblemType'
     }
     components['parameters']['kind']['schema']['enum'] = list(PROBLEMS)
-    # every spelling that is taken, and no instant beyond the calendar
+    # every format that is accepted, and no time outside the calendar
     components['parameters']['timestamp']['schema'] = {
         'type': 'string',
         'pattern': f'^{TIMESTAMP}$',

@@ -6,7 +6,7 @@
 #   SECONDS=3 CLIENTS=1   duration and clients of pgbench
 # compare: WITH=HEAD~1 or WITH=mine.sql   the other version: a git revision, or a file
 #   COUNT=200 SEED=1 FORMAT=markdown TIMEOUT=5   parameter sets, random seed, output, seconds per statement
-# soak: MINUTES=1 SOAK_SEED=7   duration, and the run to repeat
+# soak: MINUTES=1 SOAK_SEED=7   duration, and the seed of a run to repeat
 # mutants: COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   changes per folder, random seed, folders
 # bench: the uses to load, seconds per HTTP measurement, rounds, what to measure, other PostgreSQL versions, output
 #   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql unindexed memory draw'
@@ -26,11 +26,11 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m tools.run
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# make clears a virtual environment only if it has created it, which one of these two files shows. Others, such as the
-# environment of a deployed service, or a link, are left alone
+# make deletes a virtual environment only if make created it: it then contains `installed` or `unfinished`. It keeps all
+# others, such as that of a deployed service, and links
 ours = [ ! -L $(1) ] && { [ ! -e $(1) ] || [ -e $(1)/installed ] || [ -e $(1)/unfinished ]; }
 CREATE = $(call ours,$(@D)) || \
-    { echo 'error: make did not make $(@D), and does not clear it: move it away, or clone the project elsewhere'; exit 1; }; \
+    { echo 'error: $(@D) was not created by make: move it, or use another clone'; exit 1; }; \
     echo 'Installing the locked packages in $(@D) ...'; \
     rm -rf $(@D) && mkdir $(@D) && touch $(@D)/unfinished && $(PYTHON) -m venv $(@D)
 INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -99,7 +99,7 @@ mutants: .venv/installed .venv-mutants/installed ## Change the code at random, a
 check: lint ## Run everything that CI runs: lint and all tests
 	@$(PYTEST)
 
-psql: .venv/installed ## Open psql with the parameters of the reports set (on a temporary database if none is configured)
+psql: .venv/installed ## Open psql with the reports' parameters preset (on a temporary database if none is configured)
 	@$(RUN) sh -c 'exec psql "$$DATABASE_URL" \
 	    -v venue_id="$${venue_id:-1}" -v person_id="$${person_id:-1}" -v timestamp=NULL'
 
@@ -125,7 +125,7 @@ token: .venv/installed ## Create a bearer token, and its hash for the settings
 
 clean: ## Remove installed packages and caches
 	@for folder in .venv .venv-bench .venv-mutants; do \
-	    if $(call ours,$$folder); then rm -rf $$folder; else echo "make did not make $$folder: it stays"; fi; done
+	    if $(call ours,$$folder); then rm -rf $$folder; else echo "$$folder was not created by make; not removed"; fi; done
 	rm -rf .pytest_cache .ruff_cache .hypothesis .pev2 tests/clients/node_modules
 	find api tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 

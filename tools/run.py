@@ -1,4 +1,4 @@
-"""Runs a command on the configured database, or else on a throwaway one with sample data."""
+"""Runs a command on the configured database, or on a temporary one with sample data."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ def find_port(host: str, port: int) -> int:
     """Return the port, or one that is free if it is 0.
 
     Raises:
-        ConfigError: The port cannot be used, so nobody would answer the printed requests.
+        ConfigError: The port is in use or not allowed, so the printed requests would fail.
     """
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
@@ -30,7 +30,7 @@ def find_port(host: str, port: int) -> int:
 
 
 def show_requests(host: str, port: int) -> None:
-    """Print a request for each report, ready to paste, and where to try them in a browser."""
+    """Print a request for each report, and the address of the documentation."""
     base = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
     print(
         f"curl '{base}/venues/top-benefits'\n"
@@ -44,8 +44,8 @@ def show_requests(host: str, port: int) -> None:
 def variables(url: str) -> dict[str, str]:
     """Return the environment variables that name a database.
 
-    libpq reads the password from a variable of its own: everybody on the machine sees the
-    arguments of a command, and psql gets DATABASE_URL as one.
+    The password gets its own variable, because DATABASE_URL becomes an argument of psql, and all
+    users of the machine can see the arguments of a command.
     """
     parameters = conninfo_to_dict(url)
     password = {'PGPASSWORD': parameters.pop('password')} if 'password' in parameters else {}
@@ -58,7 +58,7 @@ def run(command: list[str], environment: dict[str, str]) -> int:
     Returns:
         Its exit status; 128 + the signal's number if a signal ended it.
     """
-    # the terminal sends Ctrl-C to the command as well, which decides what it means
+    # on Ctrl-C, the terminal sends SIGINT to the command too; the command decides when to end
     signal.signal(signal.SIGINT, lambda *_: None)
     with subprocess.Popen(command, env=environment) as process:
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -91,7 +91,7 @@ def main() -> int:
             with suppress(EmbeddedServerError):  # psql and pgbench, if the system has none
                 environment['PATH'] = f'{os.environ["PATH"]}:{find_binaries()}'
             os.execvpe(arguments.command[0], arguments.command, environment)  # noqa: S606
-        print('Starting a throwaway PostgreSQL with sample data ...', file=sys.stderr)
+        print('Starting a temporary PostgreSQL with sample data ...', file=sys.stderr)
         with EmbeddedServer() as server:
             environment['DATABASE_URL'] = server.url()
             environment['PATH'] = f'{server.binaries}:{os.environ["PATH"]}'

@@ -55,7 +55,7 @@ def measure(part: str, where: Databases, results: Results, arguments: argparse.N
 
 
 def main() -> int:
-    """Measure the reports on throwaway databases: over HTTP, in SQL, and in memory."""
+    """Measure the reports on temporary databases: over HTTP, in SQL, and in memory."""
     parser = argparse.ArgumentParser(prog='python -m tests.bench', description=main.__doc__)
     parser.add_argument('--usages', type=int, default=2_000_000)
     parser.add_argument('--seconds', type=int, default=3, help='of one measurement over HTTP')

@@ -115,7 +115,7 @@ class Databases:
 
 @contextmanager
 def databases(size: Size) -> Iterator[Databases]:
-    """Run a throwaway server until the block ends, with a quarter of the memory, at most 4 GiB."""
+    """Run a temporary server until the block ends, with a quarter of the memory, at most 4 GiB."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     options = {
         'shared_buffers': f'{min(memory // 4, 4 * GIB) // 2**20}MB',

@@ -21,21 +21,21 @@ _common = {'namespace': 'benefits_api', 'registry': _registry}
 
 requests = Histogram(
     'http_request_duration_seconds',
-    'Time from a request to its answer',
+    'Duration of requests',
     ['route', 'status'],
     buckets=BUCKETS,
     **_common,
 )
-problems = Counter('http_problems', 'Error answers by kind of problem', ['kind'], **_common)
-retries = Counter('database_retries', 'Statements that ran again on another connection', **_common)
-shared = Counter('shared_answers', 'Answers taken from an identical request', **_common)
+problems = Counter('http_problems', 'Error responses by kind of problem', ['kind'], **_common)
+retries = Counter('database_retries', 'Statements that were run again', **_common)
+shared = Counter('shared_answers', 'Requests that shared the result of an identical one', **_common)
 waiting = Gauge(
     'requests_waiting',
-    'Requests that wait for a connection or an identical answer',
+    'Requests that wait for a connection or an identical request',
     multiprocess_mode='livesum',
     **_common,
 )
-dropped_lines = Counter('log_lines_dropped', 'Lines of the log that were not written', **_common)
+dropped_lines = Counter('log_lines_dropped', 'Dropped log lines', **_common)
 build = Gauge('build_info', 'The version', ['version'], multiprocess_mode='livemax', **_common)
 build.labels(VERSION).set(1)
 

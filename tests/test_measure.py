@@ -26,7 +26,7 @@ ALL = ' '.join(NAMES)
 
 
 class Make:
-    """Calls make, and the script behind it, with DATABASE_URL set."""
+    """Runs make, or its script measure.sh, with DATABASE_URL set."""
 
     def __init__(self, server: EmbeddedServer, url: str) -> None:
         for name in ('psql', 'pgbench'):
@@ -35,7 +35,7 @@ class Make:
         self._environment = clean_environment() | {'DATABASE_URL': url, 'PATH': self.path}
 
     def command(self, *arguments: str) -> dict:
-        """Return what subprocess needs to run make on what is installed here already."""
+        """Return arguments of subprocess to run make with the packages of this environment."""
         bin_ = Path(sys.executable).parent
         return {
             'args': ['make', '-o', '.venv/installed', f'BIN={bin_}', *arguments],
@@ -50,7 +50,7 @@ class Make:
         )
 
     def print(self, *arguments: str) -> str:
-        """Run make and return what it prints."""
+        """Run make; returns its output."""
         finished = self.finish(*arguments)
         assert (finished.returncode, finished.stderr) == (0, '')
         return finished.stdout
@@ -77,7 +77,7 @@ class Make:
     def measure_own(
         self, project: Path, tool: str, sql: str, **values: str
     ) -> subprocess.CompletedProcess:
-        """Run measure.sh of a copy of the project on a function file of the test's own."""
+        """Run measure.sh of a copy of the project on a function file of the test."""
         own = project / 'db' / 'functions' / 'own.sql'
         own.write_text(f'-- name: own(venue_id)^\n{sql};\n')
         return self.measure(project, tool, FUNCTION='own', seconds='1', **values)
@@ -91,7 +91,7 @@ def make(server: EmbeddedServer, sample_url: str) -> Make:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder with a copy of what a DBA needs."""
+    """Return a folder with a copy of the files that a DBA needs."""
     for name in ('db', 'tools'):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
@@ -161,10 +161,10 @@ def test_explain_tells_where_the_plan_comes_from(make: Make) -> None:
     )
     assert warning.startswith('warning: every table has fewer than 1,000,000 rows')
     assert empty == ''
-    # no frame around the plan, and no ruler as wide as it
+    # psql prints no frame and no line around the plan
     assert plan[0].startswith('Result  (cost=')
     assert plan[-1].startswith('Execution Time: ')
-    # in a file or pipe, no line is broken
+    # in a file or pipe, lines are not wrapped
     assert max(map(len, plan)) > 100
 
 
@@ -193,7 +193,7 @@ def test_explain_fits_the_terminal(make: Make) -> None:
     assert process.returncode == 0
     lines = printed.decode().splitlines()
     assert 40 < max(len(line) for line in lines) <= 80
-    # nothing is lost where a line is broken
+    # wrapping loses no text
     assert '("usageTimestamp"<=' in re.sub(r'\s', '', printed.decode())
 
 
@@ -245,9 +245,9 @@ def test_packages_that_are_not_the_pinned_ones_are_refused(make: Make, project: 
     values = {'FUNCTION': 'top_benefits', 'PICTURE': 'plan.html'}
     refused = make.measure(project, 'explain', **values, PATH=f'{npm.parent}:{make.path}')
     assert refused.returncode == 1
-    assert 'the downloaded packages are not the expected ones' in refused.stderr
+    assert 'the downloaded packages do not have the expected hashes' in refused.stderr
     assert not (project / 'plan.html').exists()
-    # for other viewers
+    # the plan was written, for other viewers
     json.loads((project / 'plan.json').read_text())
 
 

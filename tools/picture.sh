@@ -12,7 +12,7 @@ head=$4
 parts=$(dirname "$0")/../.pev2
 
 fail() {
-    echo "error: cannot draw $page: $*; the plan is in $plan, for other viewers" >&2
+    echo "error: cannot draw $page: $*; the plan is in $plan, which other viewers can show" >&2
     exit 1
 }
 
@@ -28,7 +28,7 @@ c2ec36a9b719e4277785f1ad36a1bb0424d8d32f0bea24abcce862e26821d585  vue-3.5.45.tgz
 06bdf78289c3c12ea99d40df84eedf6278c724c73eebf38f11f3a65b44ec8c94  bootstrap-5.3.9.tgz
 END
     (cd "$new" && { sha256sum -c hashes || shasum -a 256 -c hashes; } >/dev/null 2>&1) ||
-        fail 'the downloaded packages are not the expected ones'
+        fail 'the downloaded packages do not have the expected hashes'
     for path in bootstrap/css/bootstrap.min.css pev2/pev2.css vue/vue.global.prod.js pev2/pev2.umd.js; do
         tar -xzOf "$new/${path%%/*}"-[0-9]*.tgz "package/dist/${path#*/}" >"$new/${path##*/}"
     done

@@ -1,4 +1,4 @@
-"""One PostgreSQL server a run, one database a test, and real API processes in front of it."""
+"""Fixtures: one PostgreSQL server per run, one database per test, and API processes."""
 
 import resource
 import signal
@@ -12,8 +12,8 @@ from tests.support.rows import Rows, open_rows
 from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer, load
 
-# nohup, and a shell that starts jobs in the background, let a process and its children ignore
-# these, and tests send them
+# nohup, and shells that start jobs in the background, make processes ignore these signals, which
+# tests send
 for number, handler in {
     signal.SIGHUP: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
@@ -22,7 +22,7 @@ for number, handler in {
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
-# tests are more clients at once than a process has files by default
+# some tests open more connections than the usual limit of open files allows
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
@@ -36,14 +36,14 @@ def server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def database_url(server: EmbeddedServer) -> Iterator[str]:
-    """Return the URL of an empty database of the test's own."""
+    """Return the URL of an empty database for the test."""
     with cloned(server) as url:
         yield url
 
 
 @pytest.fixture
 def rows(database_url: str) -> Iterator[Rows]:
-    """Return a writer for the test's database, with venue 1 and person 1 in place."""
+    """Return the rows of the test's database, which are venue 1 and person 1."""
     with open_rows(database_url) as writer:
         yield writer
 

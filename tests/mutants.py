@@ -23,7 +23,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
-# the tests of each folder, those that notice most first
+# the tests of each folder; those that detect the most mutants come first
 TESTS = {
     'db/functions': [
         'tests/functions/test_{stem}.py',
@@ -38,7 +38,7 @@ TESTS = {
         *('tests/faults', '-k', 'not soak and not nginx'),
     ],
 }
-# in SQL, what replaces each match of a pattern
+# replacements in SQL, by pattern
 EDITS = {
     r'(?<![<>])<=': '<',
     r'(?<=\s)<(?=\s)': '<=',
@@ -56,8 +56,8 @@ EDITS = {
     r'\bcoalesce\(': 'nullif(',
     r'\bnot exists\b': 'exists',
 }
-# operators of cosmic-ray whose mistakes every test notices (a string to the power of another), or
-# none can (`is` for small numbers), and one that does not know exceptions with a dot in their names
+# operators of cosmic-ray whose mutants every test detects (a string to the power of another) or no
+# test can detect (`is` for small numbers), and one that fails for exceptions with a dot
 LEFT_OUT = re.compile(
     r'NoOp|Variable|ExceptionReplacer|ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_FloorDiv)'
     r'|ReplaceComparisonOperator_(?!Is_IsNot|IsNot_Is)\w+_Is(Not)?$'
@@ -71,7 +71,7 @@ class Mutant(NamedTuple):
     text: str
 
     def diff(self) -> str:
-        """Return the changed lines under the file's name."""
+        """Return the name of the file and the changed lines."""
         before = self.path.read_text().splitlines()
         _, _, *lines = difflib.unified_diff(before, self.text.splitlines(), lineterm='', n=0)
         return '\n'.join([str(self.path.relative_to(ROOT)), *lines])
@@ -104,9 +104,9 @@ def mutants(folder: str) -> list[Mutant]:
 
 
 def is_noticed(mutant: Mutant, tests: list[str]) -> bool:
-    """Tell whether tests fail in a copy of the project with a mutant."""
+    """Return whether tests fail in a copy of the project with a mutant."""
     with tempfile.TemporaryDirectory(prefix='mutants-') as temporary:
-        Path(temporary).chmod(0o755)  # PostgreSQL's user reads there
+        Path(temporary).chmod(0o755)  # the user of PostgreSQL must be able to read it
         copy = Path(temporary, 'copy')
         left_out = shutil.ignore_patterns('.*', '__pycache__', 'node_modules')
         shutil.copytree(ROOT, copy, ignore=left_out)
@@ -123,7 +123,7 @@ def is_noticed(mutant: Mutant, tests: list[str]) -> bool:
 
 
 def main() -> None:
-    """Try a sample of the mutants of each folder; print those that no test notices."""
+    """Test a sample of the mutants of each folder; print those that no test detects."""
     parser = argparse.ArgumentParser(prog='python -m tests.mutants', description=main.__doc__)
     parser.add_argument('--count', type=int, default=40, help='how many of each folder')
     parser.add_argument('--seed', type=int, default=1, help='which of them')

@@ -1,4 +1,4 @@
-"""The pages that people read: README, SECURITY, docs/ and db/, with what tests look for in them."""
+"""The pages README, SECURITY, docs/ and db/: their code blocks, tables, names and links."""
 
 import re
 from pathlib import Path
@@ -24,13 +24,13 @@ def blocks(language: str, *paths: Path) -> list[str]:
 
 
 def commands(*paths: Path) -> list[str]:
-    """Return the shell's commands without comments, one each; by default, of all pages."""
+    """Return the shell commands without comments; by default, of all pages."""
     text = '\n'.join(blocks('sh', *paths)).replace('\\\n', ' ')
     return [re.sub(r' +#.*', '', line) for line in text.splitlines() if line]
 
 
 def command(beginning: str) -> str:
-    """Return the only command that begins like this."""
+    """Return the only command with this beginning."""
     [found] = [line for line in commands() if line.startswith(beginning)]
     return found
 
@@ -51,12 +51,12 @@ def tables() -> dict[str, list[list[str]]]:
 
 
 def names(text: str) -> list[str]:
-    """Return what stands in backquotes."""
+    """Return the texts in backquotes."""
     return re.findall(r'`([^`\n]+)`', text)
 
 
 def anchors(text: str) -> set[str]:
-    """Return where links into a page can lead, as GitHub names its headings."""
+    """Return the anchors of a page's headings, as on GitHub."""
     prose = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r'^#+ (.+)$', prose, re.MULTILINE)
     return {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}

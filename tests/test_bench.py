@@ -1,4 +1,4 @@
-"""`make bench` measures what it says, and docs/speed.md has the figures that it found."""
+"""`make bench` measures what it describes, and docs/speed.md has its figures."""
 
 import subprocess
 import sys

@@ -14,10 +14,10 @@ from tests.support.commands import run_api
 from tests.support.project import ROOT
 from tests.support.service import ApiProcess
 
-# of every setting: its name, its key in the file and its variable
+# for each setting: its name, its key in the file, and its variable
 SETTINGS = [(name, place, variable) for name, _, place, variable in known_settings()]
 HASH = sha256(b'token').hexdigest()
-# what the messages say is allowed
+# the allowed values, as in the messages
 PORTS = 'a whole number from 0 to 65535'
 ORIGINS = 'a list of origins as browsers send them, such as https://example.com'
 HASHES = 'a list of SHA-256 hashes (64 of 0-9, a-f), not that of an empty token'
@@ -38,7 +38,7 @@ def in_file(place: str, value: str) -> str:
 
 
 def refusal(environment: dict[str, str]) -> str:
-    """Return the one line that says why settings are refused."""
+    """Return the error message for invalid settings."""
     with pytest.raises(ConfigError) as refused:
         load_settings(environment)
     [line] = str(refused.value).splitlines()
@@ -249,7 +249,7 @@ def test_wrong_hash_of_a_token_is_refused(value: str) -> None:
         # as --env-file of Docker passes them
         '"postgresql://me:hunter2@host/name"',
         "'host=a password=hunter2'",
-        # libpq would take a part of the password for the host, the port or the database
+        # libpq would use a part of the password as the host, the port or the database
         'postgresql://me:hunter2/x@host/name',
         'postgresql://me:7/hunter2@host/name',
         'postgresql://me:x@hunter2@host/name',
@@ -277,7 +277,7 @@ def test_host_can_be_a_name_or_an_address() -> None:
     ],
 )
 def test_url_that_libpq_can_read_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('PGCONNECT_TIMEOUT', 'nonsense')  # which is no fault of the URL
+    monkeypatch.setenv('PGCONNECT_TIMEOUT', 'nonsense')  # which the check of the URL ignores
     assert load_settings({'DATABASE_URL': url}).database_url == url
 
 
@@ -305,7 +305,7 @@ def test_wrong_setting_ends_start_and_check_with_one_line(
 
 
 def test_libpqs_own_variables_work(sample_url: str, start_api: Callable[..., ApiProcess]) -> None:
-    # a keyword string that leaves the host to PGHOST, as ~/.pgpass and service files do
+    # a connection string without a host, which PGHOST then sets
     host, port = sample_url.split('host=')[1].split('&port=')
     name = sample_url.split('/')[3].split('?', maxsplit=1)[0]
     api = start_api(DATABASE_URL=f'dbname={name}', PGHOST=host, PGPORT=port, PGUSER='postgres')

@@ -1,4 +1,4 @@
-"""The commands of db/README.md work as they stand there."""
+"""The commands of db/README.md work as written."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer, load
 
 README = ROOT / 'db' / 'README.md'
-# make as in the examples, but on what is installed here already
+# make as in the examples, but with the packages of this environment
 MAKE = f'make() {{ command make -o .venv/installed BIN={Path(sys.executable).parent} "$@"; }}\n'
 
 

@@ -1,4 +1,4 @@
-"""The files in deploy/: the unit, the Dockerfile, and the steps that the page tells."""
+"""The files in deploy/: the unit, the Dockerfile, and the steps of docs/deploying.md."""
 
 import json
 import os
@@ -23,15 +23,15 @@ UNIT = ROOT / 'deploy' / 'membership-benefits-api.service'
 DOCKERFILE = ROOT / 'deploy' / 'Dockerfile'
 FOLDER = '/opt/membership-benefits-api'
 SETTINGS_FOLDER = '/etc/membership-benefits-api'
-# of 100, where 100 is no protection at all
+# the maximum is 100, for no protection
 MOST_EXPOSURE = 15
-# the parent looks for the end of its workers every 0.1 s
+# a second more, because the parent checks every 0.1 s whether its workers have ended
 END_TAKES_S = Settings().shutdown_timeout_s + 1
 
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """Return the unit, with the folder of the code in a folder of the test's own."""
+    """Return the unit, with the folder of the code replaced by one of the test."""
     there = tmp_path / 'opt'
     (there / '.venv' / 'bin').mkdir(parents=True)
     (there / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
@@ -43,7 +43,7 @@ def unit(tmp_path: Path) -> Path:
 
 
 def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess:
-    """Run systemd-analyze, which needs no systemd that runs."""
+    """Run systemd-analyze, which does not need a running systemd."""
     return subprocess.run(
         [system_program('systemd-analyze', 'systemd'), '--no-pager', *arguments],
         capture_output=True,
@@ -54,7 +54,7 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_unit_is_one_that_systemd_understands(unit: Path) -> None:
     verified = systemd_analyze('verify', '--man=no', '--recursive-errors=no', str(unit))
-    # an unknown key is only a line
+    # an unknown key is only a message, not an error
     assert (verified.returncode, verified.stderr) == (0, '')
 
 
@@ -72,13 +72,13 @@ def test_unit_and_container_wait_longer_than_an_end_takes() -> None:
 
 
 def instruction(name: str) -> str:
-    """Return what follows the only instruction of the Dockerfile with a name."""
+    """Return the arguments of the only instruction with a name in the Dockerfile."""
     [rest] = re.findall(rf'^{name} (.+)$', DOCKERFILE.read_text(), re.MULTILINE)
     return rest
 
 
 def copied() -> list[str]:
-    """Return what the Dockerfile copies."""
+    """Return the paths that the Dockerfile copies."""
     return re.findall(r'^COPY (\S+) \1$', DOCKERFILE.read_text(), re.MULTILINE)
 
 
@@ -94,7 +94,7 @@ def test_image_gets_what_it_copies_and_listens_where_the_command_says() -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Return a repository with this project in it."""
+    """Return a git repository with this project."""
     git = system_program('git', 'git')
     there = tmp_path / 'repository'
     ignore = shutil.ignore_patterns('__pycache__')
@@ -122,14 +122,14 @@ def test_steps(tmp_path: Path, repository: Path, sample_url: str) -> None:
     ]:
         assert there in steps
         steps = steps.replace(there, str(here))
-    # the user is not made here
+    # the user does not exist here
     steps = steps.replace('-g membership-benefits-api', f'-g {os.getgid()}')
     programs = tmp_path / 'bin'
     programs.mkdir()
     for name, script in {
         'useradd': '#!/bin/sh\n',
         'python3': f'#!/bin/sh\nexec {sys.executable} "$@"\n',
-        # whoever edits the settings names the database
+        # sets the URL of the database
         'editor': f'#!{sys.executable}\nimport pathlib, sys\npath = pathlib.Path(sys.argv[1])\n'
         f'path.write_text(path.read_text().replace(\'url = ""\', \'url = "{sample_url}"\'))\n',
     }.items():
@@ -163,7 +163,7 @@ def test_image_serves_from_a_folder_that_it_cannot_write(tmp_path: Path, sample_
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns('__pycache__'))
     port = free_port()
     launch = []
-    if os.getuid() == 0:  # bound by permissions as others are, but let in to PostgreSQL's socket
+    if os.getuid() == 0:  # without root's rights, except access to PostgreSQL's socket
         setpriv = system_program('setpriv', 'util-linux')
         launch = [setpriv, '--bounding-set=-all,+dac_read_search', '--no-new-privs']
     options = {

@@ -76,7 +76,7 @@ def test_server_runs_with_any_tmpdir(
         folder = Path(base, name)
         folder.mkdir(mode)
         monkeypatch.setenv('TMPDIR', str(folder))
-        monkeypatch.setattr(tempfile, 'tempdir', None)  # the one that was chosen before
+        monkeypatch.setattr(tempfile, 'tempdir', None)  # forget the folder chosen before
         with EmbeddedServer() as server:
             psycopg.connect(server.url()).close()
             assert (Path(server.base_dir).parent == folder) == is_used
@@ -109,7 +109,7 @@ def test_without_a_server_the_message_says_what_to_install(monkeypatch: pytest.M
 
 @contextmanager
 def started(command: list[str]) -> Iterator[subprocess.Popen]:
-    """Start a command in a session of its own, as a terminal does."""
+    """Start a command in a new session, as a terminal does."""
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -136,7 +136,7 @@ def read_until(process: subprocess.Popen, text: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize('command', [c for c in commands(ROOT / 'README.md') if ' run' in c])
 def test_make_run(sample_url: str, command: str) -> None:
-    # on what is installed here already
+    # with the packages of this environment
     make = f'make -o .venv/installed BIN={Path(sys.executable).parent}'
     command = re.sub(r'postgresql://\S+', f"'{sample_url}'", command.replace('make', make))
     with started(['sh', '-c', command]) as process:

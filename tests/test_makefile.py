@@ -1,4 +1,4 @@
-"""The Makefile's own work: its virtual environments, and what it calls to make a token."""
+"""The virtual environments of the Makefile, and `make token`."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def environment_of_somebody_else(folder: Path) -> Path:
-    """Make what could be an environment; returns a file in it."""
+    """Create a folder like a virtual environment; returns a file in it."""
     (folder / 'bin').mkdir(parents=True)
     shutil.copy('/bin/true', folder / 'bin' / 'python')
     (folder / 'theirs').write_text('theirs')
@@ -61,7 +61,7 @@ def test_environment_of_somebody_else_is_not_cleared(
     theirs = environment_of_somebody_else(project / folder)
     refused = make(project, *words)
     assert refused.returncode != 0
-    # make adds where it stopped
+    # make itself adds a message
     assert refused.stderr.startswith('make: *** ')
     assert refused.stdout == (
         f'error: {folder} was not created by make: move it, or use another clone\n'
@@ -72,7 +72,7 @@ def test_environment_of_somebody_else_is_not_cleared(
 @pytest.mark.parametrize('marker', ['installed', 'theirs'])
 def test_link_to_an_environment_is_not_followed(project: Path, marker: str) -> None:
     theirs = environment_of_somebody_else(project.parent / 'elsewhere')
-    # even one that make made in another project
+    # even if make created it in another project
     (theirs.parent / marker).touch()
     os.utime(theirs.parent / marker, (0, 0))
     (project / '.venv').symlink_to(theirs.parent)

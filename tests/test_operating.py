@@ -1,4 +1,4 @@
-"""What the pages tell those who operate it: metrics, endpoints, signals, tokens."""
+"""The facts in docs/operating.md: metrics, limits and tokens."""
 
 from collections.abc import Callable
 from hashlib import sha256

@@ -55,7 +55,7 @@ def test_check_tells_the_first_folder_that_has_the_file(sample_url: str, tmp_pat
     first.mkdir()
     own(second)
     own(third, 'select 1')
-    # a relative folder is one of where the service is started
+    # a relative folder is below the working directory
     checked = check(sample_url, first, second, third, Path('db/plain'))
     assert (checked.returncode, checked.stderr) == (0, '')
     assert checked.stdout.splitlines() == [
@@ -78,7 +78,7 @@ def test_check_tells_the_first_folder_that_has_the_file(sample_url: str, tmp_pat
         (MOMENT, f'must have the parameters of {FOLDER}/top_benefits.sql'),
         (REQUIRED, f'must have the parameters of {FOLDER}/top_benefits.sql'),
         ('select 1;', 'line 1: must be -- name: top_benefits(parameter, ...)^'),
-        # what is found by running it, and not by planning it
+        # errors when the file runs, but not when it is planned
         (OWN.replace('null::text', ZERO), 'division by zero'),
         (OWN.replace('select', DELETE, 1), 'in a read-only transaction'),
     ],

@@ -19,7 +19,7 @@ TIMESTAMPS = [None, '2024-07-01T12:00:00+00:00', '0002-01-01T00:00:00.000001+00:
 
 @pytest.fixture
 def connection(rows: Rows, database_url: str) -> Iterator[Connection]:
-    """Return a connection that is set up as those of the pool."""
+    """Return a connection that is set up like those of the pool."""
     rows.benefit(1)
     settings = Settings(database_url=database_url)
     with Connection.connect(**connection_parameters(settings)) as opened:
@@ -45,7 +45,7 @@ def test_connection_has_one_statement_a_file_which_names_it(connection: Connecti
 
 @pytest.fixture(scope='module')
 def watching_server() -> Iterator[EmbeddedServer]:
-    """Return a server that records every statement in the ways that DBAs use."""
+    """Return a server with pg_stat_statements, and with auto_explain for all statements."""
     with EmbeddedServer(
         shared_preload_libraries='pg_stat_statements,auto_explain',
         **{'auto_explain.log_min_duration': '0'},

@@ -1,4 +1,4 @@
-"""README, docs/ and db/README.md: what they show works, and what they tell is so."""
+"""README, docs/ and db/README.md: their examples work, and their facts match the code."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ def examples(language: str) -> list[str]:
 
 
 def of_ours(api: ApiProcess, *command: str) -> str:
-    """Run a command, sent to the test's service; returns what it prints."""
+    """Run a command with the URL of the test's service; returns its output."""
     return run(*[word.replace(BASE, api.url) for word in command])
 
 
@@ -89,13 +89,13 @@ def test_table_of_rules_is_that_of_the_files() -> None:
 
 
 def answers_in_the_readme() -> list[tuple[str, str]]:
-    """Return the URLs and answers that README shows."""
+    """Return the URLs and responses in README."""
     return re.findall(r"^curl '(.+?)'\n```\n\n```\n(.+)\n```$", PAGES[README], re.MULTILINE)
 
 
 def test_answers_in_the_readme_are_those_of_the_sample_data(api: ApiProcess) -> None:
     def plain(text: str) -> str:
-        # white space is PostgreSQL's, and the sample data is relative to now
+        # white space may differ, and the sample data is relative to now
         return re.sub(r'"\d{4}-\d\d-\d\dT[^"]+"', '"time"', re.sub(r'\s', '', text))
 
     shown = answers_in_the_readme()

@@ -1,4 +1,4 @@
-"""The role of db/readonly_role.sql gets every report and is refused every write."""
+"""The role of db/readonly_role.sql can run every report, and cannot write."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ CREATIONS = ['create table made (id integer)', 'create temporary table made (id 
 
 @pytest.fixture
 def role_url(server: EmbeddedServer, rows: Rows, database_url: str) -> Iterator[str]:
-    """Return the URL of the test's database for the role, made by the file, which runs twice."""
+    """Run the file twice; returns the URL of the test's database for the role."""
     rows.benefit(1)
     rows.uses(1, '2024-07-01')
     run_file(server, FILE, database_url)

@@ -1,4 +1,4 @@
-"""`make bench`: how fast the reports are, how much memory they take, and how others do."""
+"""`make bench`: the speed and memory of the reports, and of the same file on other servers."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The databases that are measured: deterministic, skewed data on a server with realistic memory."""
+"""The databases of the measurements: deterministic, skewed data on a server with much memory."""
 
 import os
 from collections.abc import Iterator

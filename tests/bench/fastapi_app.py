@@ -1,4 +1,4 @@
-"""What a user would pick instead, serving the same file: FastAPI and asyncpg, used plainly."""
+"""A common alternative that serves the same SQL file: FastAPI and asyncpg, without tuning."""
 
 import os
 import re

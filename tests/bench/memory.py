@@ -1,4 +1,4 @@
-"""The memory of one worker of the service during its largest answer (Linux only)."""
+"""The memory of one worker of the service while it sends its largest response (Linux only)."""
 
 import urllib.request
 from pathlib import Path

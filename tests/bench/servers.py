@@ -1,4 +1,4 @@
-"""The servers that are measured, each a group of processes on a port of its own."""
+"""The servers of the measurements; each is a group of processes with its own port."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ class Server:
 def running(name: str, database_url: str, functions: Path) -> Iterator[Server]:
     """Run a server until the block ends, on a folder of SQL files; RuntimeError if it fails."""
     port = free_port()
-    # defaults, and a log for ours alone
+    # default settings; only ours writes a log
     environment = clean_environment() | {
         'DATABASE_URL': database_url,
         'API_FUNCTIONS': str(functions),
@@ -115,7 +115,7 @@ def running(name: str, database_url: str, functions: Path) -> Iterator[Server]:
 
 
 def is_ready(url: str) -> bool:
-    """Tell whether a server answers a report with a 2xx."""
+    """Return whether a server responds to a report with a 2xx."""
     try:
         with urllib.request.urlopen(f'{url}/venues/1/available-benefits?personId=1', timeout=5):
             return True

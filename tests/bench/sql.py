@@ -1,4 +1,4 @@
-"""The reports in SQL: the function files and their plain forms, on histories of several lengths."""
+"""The reports in SQL: the function files and their plain forms, with different numbers of uses."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from tests.bench.data import Databases, Size
 from tests.bench.results import AVAILABLE, INACTIVITY, REPORTS, TOP
 from tests.support.rows import PLAIN
 
-# the least that top_benefits has to do: read the window once, with as many processes
+# a lower limit for top_benefits: read the uses of the 180 days once, with as many processes
 BARE_COUNT = """
     select count(*)
     from benefit_usage
@@ -86,14 +86,14 @@ def measure(
     for usages in sizes:
         url = databases.url(usages, has_indexes=has_indexes)
         with psycopg.connect(url, autocommit=True) as connection:
-            # as the service does
+            # like the service
             set_json_loads(bytes, connection)
             connection.cursor_factory = psycopg.RawCursor
             print(f'PostgreSQL {databases.version}: measuring with {usages:,} uses', flush=True)
             for report in REPORTS:
                 ms = {form: [] for form in forms(report)}
                 for number in range(WARM_UP_ROUNDS + rounds):
-                    # in a round, one form follows the other
+                    # in a round, each form runs once
                     for form, query in forms(report).items():
                         took = turn(connection, query, draw[report])
                         ms[form] += [took] if number >= WARM_UP_ROUNDS else []

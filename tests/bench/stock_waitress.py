@@ -1,4 +1,4 @@
-"""The service's application on plain waitress: processes that share a socket, four threads each."""
+"""The application on unmodified waitress: processes that share a socket, four threads each."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The tables of the figures, in Markdown, for the terminal and for pages in docs/."""
+"""The tables of the measurements, in Markdown, for the terminal and for pages in docs/."""
 
 import re
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ def sql(results: Results, part: str, title: str) -> Table:
 
 
 def versions(results: Results) -> Table:
-    """Return the time of every function file on all PostgreSQLs but the newest."""
+    """Return the time of every function file on all PostgreSQL versions except the newest."""
     rows = []
     for report in REPORTS:
         for part in results.sql_parts()[:-1]:

@@ -21,7 +21,7 @@ from tests.support.service import ApiProcess
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent
 TOOLS = FOLDER / 'node_modules'
-# what a program reads of answers; misspelt, each is one error, unless its type is unknown
+# the members that the programs read; if one is misspelt, a type checker must report one error
 MEMBERS = re.compile(r'\.(usage_?count|title|recurrence|parameter|detail)\b', re.IGNORECASE)
 
 
@@ -56,7 +56,7 @@ def misspelt(program: str) -> str:
 
 @pytest.fixture(scope='module')
 def tools() -> Path:
-    """Return the folder with what package-lock.json names, installed if need be."""
+    """Return the folder of the packages in package-lock.json; installs them if necessary."""
     npm = system_program('npm', 'npm')
     system_program('node', 'nodejs')
     # npm writes it last
@@ -91,7 +91,7 @@ def test_python(api: ApiProcess, tmp_path: Path) -> None:
     program = program_of('openapi_python_client.py', api)
     (tmp_path / 'program.py').write_text(program)
     (tmp_path / 'misspelt.py').write_text(misspelt(program))
-    # the generated client's own lines are the generator's business
+    # errors in the generated code itself do not count
     how = ['--strict', '--disallow-any-expr', '--follow-imports=silent', '--no-pretty']
     checked = run_in(tmp_path, 'mypy', *how, 'program.py', 'misspelt.py').stdout
     assert len(re.findall(r'^misspelt.py:.*\[attr-defined\]$', checked, re.MULTILINE)) == 5, checked

@@ -1,4 +1,4 @@
-"""Connections: how they are set up, how long they wait, and that a broken one costs no request."""
+"""Connections: set-up, timeouts, and a broken connection does not fail a request."""
 
 import gc
 import socket

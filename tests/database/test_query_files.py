@@ -1,4 +1,4 @@
-"""The SQL files do what their users expect: in psql, in pgbench, as a fourth report."""
+"""The SQL files work in psql, in pgbench, and as a new report."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from tests.support.service import ApiProcess
 from tools.embedded import EmbeddedServer
 
 FILES = sorted(FOLDER.glob('*.sql'))
-# with those that a site can choose instead
+# including the plain forms
 ALL_FILES = FILES + sorted(PLAIN.glob('*.sql'))
 MOMENT = '2024-07-01T12:00:00+00:00'
 every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
@@ -62,7 +62,7 @@ def test_file_in_psql_gives_the_bytes_of_the_http_body(
     printed = run(*psql, '-v', f"timestamp='{MOMENT}'")
     url = httpx.URL(PATHS[path.stem]).copy_add_param('timestamp', MOMENT)
     assert printed.removesuffix('|\n').encode() == api.get(url).content
-    # and NULL is now
+    # NULL means now
     assert run(*psql, '-v', 'timestamp=NULL').startswith('[{')
 
 

@@ -1,4 +1,4 @@
-"""Slow queries: identical requests share an answer, and too many are refused."""
+"""Slow queries: identical requests share a result, and too many requests are rejected."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,18 +26,18 @@ class Clients:
 
     def __init__(self, stack: ExitStack, url: str, **limits: object) -> None:
         settings = patient(url, **limits)
-        # so that the running query is not cancelled
+        # longer than the test, so that the running query is not cancelled
         of_pool = patient(url, **limits | {'statement_timeout_s': 2.0 * DEADLINE_S})
         pool = stack.enter_context(open_pool(of_pool))
         self._slow = SlowQueries(pool, settings)
         self._threads = stack.enter_context(ThreadPoolExecutor(8))
 
     def ask(self, day: int) -> Answer:
-        """Ask for the report as of a day."""
+        """Fetch the report as of a day."""
         return self._slow.fetch(QUERY, {'timestamp': f'2024-07-{day:02}'}, Timings())
 
     def begin(self, day: int) -> Future[Answer]:
-        """Ask in a thread."""
+        """Fetch the report in a thread."""
         return self._threads.submit(self.ask, day)
 
 
@@ -49,7 +49,7 @@ def start(rows: Rows, database_url: str) -> Iterator[Callable[..., Clients]]:
 
 
 def running(rows: Rows) -> int:
-    """Return how many queries run."""
+    """Return the number of running queries."""
     query = (
         "select count(*) from pg_stat_activity where query like '-- name: top_benefits%'"
         " and datname = current_database() and state = 'active'"
@@ -74,14 +74,14 @@ def test_identical_requests_run_one_statement(
     assert all(answer.result(DEADLINE_S) is first for answer in answers)
     assert other.result(DEADLINE_S) is not first
     assert metrics.shared._value.get() == shared + 3
-    # the answer is not kept
+    # the result is not cached
     assert clients.ask(1) is not first
 
 
 def test_few_run_at_once_and_one_too_many_is_refused(
     rows: Rows, database_url: str, start: Callable[..., Clients]
 ) -> None:
-    clients = start(pool_size=1, pool_max_waiting=3)  # of which one for each wait
+    clients = start(pool_size=1, pool_max_waiting=3)  # one for each kind of wait
     with locked_uses(database_url):
         answers = [clients.begin(1)]
         wait_until_busy(rows, 'top')
@@ -93,7 +93,7 @@ def test_few_run_at_once_and_one_too_many_is_refused(
         assert running(rows) == 1
     for answer in answers:
         assert bytes(answer.result(DEADLINE_S)[0]).startswith(b'[')
-    # and others may wait again
+    # requests may wait again
     with locked_uses(database_url):
         answers = [clients.begin(1) for _ in range(2)]
         wait_for(lambda: metrics.waiting._value.get() == 1)

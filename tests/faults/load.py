@@ -1,4 +1,4 @@
-"""Steady load: clients that ask all the time, each on a connection of its own."""
+"""Steady load: clients that send requests continuously, each on its own connection."""
 
 import http.client
 import itertools
@@ -14,7 +14,7 @@ from tests.support.waiting import DEADLINE_S, wait_for
 
 
 class Asked(NamedTuple):
-    """A request: when it was sent, and its answer's status, body and time; or what failed."""
+    """A request: the time, and the status, body and time of its response, or the error."""
 
     at: float
     path: str
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
 
 class Load:
-    """Runs clients in the block of a with statement.
+    """Runs clients during a with block.
 
     Args:
         url: The API's base URL.
@@ -78,23 +78,23 @@ class Load:
                 connection.close()
                 is_idle = isinstance(ex, ConnectionResetError | BrokenPipeError)
                 if is_idle and at - before > LINGER_S:
-                    continue  # a server that ends has closed it, as it may: every client asks anew
+                    continue  # the server may close an idle connection: open a new one
                 self.asked.append(Asked(at, path, time.monotonic() - at, failure=ex))
-                time.sleep(0.01)  # a server that refuses connections is not flooded
+                time.sleep(0.01)  # limits the rate of new connections
             else:
                 self.asked.append(Asked(at, path, time.monotonic() - at, answer.status, body))
         connection.close()
 
     def wait_for(self, more: int) -> None:
-        """Wait until some more requests have been answered."""
+        """Wait for some more responses."""
         for wanted in range(len(self.asked) + 1, len(self.asked) + more + 1):
             wait_for(lambda n=wanted: len(self.asked) >= n)
 
     def since(self, moment: float) -> list[Asked]:
-        """Return what was asked after a moment of time.monotonic()."""
+        """Return the requests after a time of time.monotonic()."""
         return [asked for asked in self.asked if asked.at >= moment]
 
 
 def failures(asked: list[Asked]) -> list[Asked]:
-    """Return what was not answered with 200."""
+    """Return the requests without a 200 response."""
     return [one for one in asked if one.status != 200]

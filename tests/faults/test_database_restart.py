@@ -1,4 +1,4 @@
-"""The API lives without its database, and finds it again."""
+"""The service runs without its database, and uses it again when it is back."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tools.embedded import EmbeddedServer, load
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
-    """Return a server of the test's own, with the tables, that it may stop and start."""
+    """Return a server with the tables, which the test may stop and start."""
     with EmbeddedServer() as embedded:
         load(embedded.url(), 'schema.sql')
         yield embedded
@@ -54,10 +54,10 @@ def test_ended_parallel_worker_costs_no_request(
 ) -> None:
     rows.benefit(1)
     for statement in (
-        # many pages, so that each process has some
+        # many pages, so that each parallel process reads some
         'insert into benefit_usage ("personId", "benefitId", "usageTimestamp")'
         " select 1, 1, timestamp '2024-07-01' from generate_series(1, 6000)",
-        # parallel, whatever it costs, and slow
+        # a slow query in parallel, regardless of its cost
         f'alter database {rows.connection.info.dbname} set parallel_setup_cost = 0',
         f'alter database {rows.connection.info.dbname} set parallel_tuple_cost = 0',
         'alter table benefit_usage rename to quick',
@@ -91,7 +91,7 @@ def test_restart_under_load_costs_no_request_that_comes_after_it(
     api = start_api(
         DATABASE_URL=own_server.url(),
         API_WORKERS='2',
-        # it tries to connect after 1, 2 and 4 s, so whoever comes then has half of it left
+        # the pool tries to connect after 1, 2 and 4 s, so a request waits for at most half of this
         API_POOL_TIMEOUT_S='8',
     )
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
@@ -100,7 +100,7 @@ def test_restart_under_load_costs_no_request_that_comes_after_it(
     with Load(api.url, clients=8) as clients:
         clients.wait_for(200)
         stopped = time.monotonic()
-        own_server.child_process.send_signal(signal.SIGQUIT)  # no time to end for anybody
+        own_server.child_process.send_signal(signal.SIGQUIT)  # immediate shutdown
         own_server.child_process.wait(DEADLINE_S)
         own_server.child_process = None
         wait_for(lambda: 503 in {asked.status for asked in clients.since(stopped)})

@@ -1,4 +1,4 @@
-"""nginx as deploy/nginx.conf makes it, in front of the API: TLS, what it keeps, what it hides."""
+"""nginx with deploy/nginx.conf in front of the service: TLS, the cache, and hidden paths."""
 
 import http.client
 import ssl
@@ -42,17 +42,17 @@ http {{
 """
 
 
-# a connection of which a request began a renewal takes its next one when that is done
+# if a request starts a background update, nginx reads the next one of its connection after that
 ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)
 
 
 class Proxy(Daemon):
-    """nginx with our file, in front of an API process.
+    """nginx with deploy/nginx.conf, in front of an API process.
 
     Attributes:
-        client: Talks to it over TLS.
-        context: Whom the client trusts.
-        plain_url: Where it listens without.
+        client: An HTTPS client for it.
+        context: The TLS context of the client.
+        plain_url: The URL for HTTP.
     """
 
     def __init__(self, api_port: int) -> None:
@@ -67,7 +67,7 @@ class Proxy(Daemon):
             ('listen 443 ssl;', f'listen 127.0.0.1:{self.port} ssl;'),
             (f'/etc/ssl/certs/{NAME}.pem', f'{self.folder}/certificate'),
             (f'/etc/ssl/private/{NAME}.key', f'{self.folder}/key'),
-            # here an answer may be slower than any deadline of the service's
+            # on a busy machine, a response may take longer
             ('lock_age 10s', 'lock_age 60s'),
             ('lock_timeout 10s', 'lock_timeout 60s'),
         ]:
@@ -102,7 +102,7 @@ class Proxy(Daemon):
 
 def asked(api: ApiProcess) -> list[str]:
     """Return the lines of the API's log about reports."""
-    return sorted(  # each begins with its time, and each worker writes its own when it can
+    return sorted(  # by time: the lines of several workers are not in order
         line
         for line in settled_output(api).splitlines()
         if ' event=request ' in line and ' route=/venues/' in line
@@ -248,7 +248,7 @@ def test_no_spelling_leads_to_what_is_for_operators(
     pair: tuple[ApiProcess, Proxy], path: str
 ) -> None:
     _, proxy = pair
-    # httpx would tidy the path up
+    # httpx would normalize the path
     connection = http.client.HTTPSConnection('127.0.0.1', proxy.port, context=proxy.context)
     with closing(connection):
         connection.request('GET', path, headers={'Host': NAME})

@@ -1,4 +1,4 @@
-"""More requests than the pool takes: some wait for a limited time, and the others are refused."""
+"""More requests than connections: some wait for a limited time, and the others are rejected."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
         refused = api.get(path.format(3))
         assert not waiting.done()
         assert api.get('/ready').status_code == 200  # a busy service is ready
-        # whoever needs no connection is answered
+        # a request that needs no connection gets a response
         assert api.get('/live').status_code == 200
         assert api.get('/venues/x/inactivity-periods').status_code == 400
         waited = waiting.result()

@@ -1,4 +1,4 @@
-"""The reports through a real PgBouncer that lends a few sessions for one transaction at a time."""
+"""The reports through a real PgBouncer in transaction mode, with few server connections."""
 
 import re
 import subprocess
@@ -19,9 +19,9 @@ from tools.embedded import EmbeddedServer, load
 
 pytestmark = pytest.mark.slow
 ROLE = 'membership_benefits_api'
-# what db/scaling.md says for a pooler in transaction mode
+# the settings of db/scaling.md for transaction mode
 TRANSACTION_MODE = {'API_SESSION_SETTINGS': 'false', 'API_PREPARE': 'false'}
-# what PgBouncer itself sets on a session for the client that it lends it to
+# settings that PgBouncer sets on a session for each client
 OF_PGBOUNCER = {
     'application_name',
     'client_encoding',
@@ -33,14 +33,14 @@ OF_PGBOUNCER = {
 
 @pytest.fixture(scope='module')
 def bouncer() -> Iterator[Daemon]:
-    """Return a PgBouncer, not started yet."""
+    """Return a PgBouncer that is not started."""
     with Daemon('pgbouncer', 'pgbouncer') as daemon:
         yield daemon
 
 
 @pytest.fixture(scope='module')
 def own_server(bouncer: Daemon) -> Iterator[EmbeddedServer]:
-    """Return a server far from UTC, with a few rows and the role of the file."""
+    """Return a server with a time zone far from UTC, a few rows, and the role of the file."""
     with EmbeddedServer(timezone='Asia/Kathmandu') as server:
         load(server.url(), 'schema.sql')
         with open_rows(server.url()) as rows:
@@ -52,7 +52,7 @@ def own_server(bouncer: Daemon) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def start_bouncer(own_server: EmbeddedServer, bouncer: Daemon) -> Iterator[Callable[..., str]]:
-    """Return a function that starts it; arguments are settings. Returns the database's URL."""
+    """Return a function that starts PgBouncer with settings, and returns the database's URL."""
 
     def start(**settings: object) -> str:
         lines = {
@@ -78,20 +78,20 @@ def start_bouncer(own_server: EmbeddedServer, bouncer: Daemon) -> Iterator[Calla
 
 @pytest.fixture
 def admin(own_server: EmbeddedServer) -> Iterator[psycopg.Connection]:
-    """Return a session of the administrator, past PgBouncer."""
+    """Return a session of the administrator, directly on the server."""
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         yield connection
 
 
 def sessions(admin: psycopg.Connection) -> int:
-    """Return how many sessions the role has on the server."""
+    """Return the number of the role's sessions on the server."""
     query = 'select count(*) from pg_stat_activity where usename = %s'
     return admin.execute(query, [ROLE]).fetchone()[0]
 
 
 def assert_all_work(api: ApiProcess, own_server: EmbeddedServer) -> None:
-    """Ask for everything, many clients at a time, as of days of which no two share an answer."""
-    assert 'cannot be checked' not in api.output()  # so the start's check was done
+    """Request all reports with many concurrent clients, as of days with different results."""
+    assert 'cannot be checked' not in api.output()  # the check at the start has run
     paths = [
         f'{path}{"&" if "?" in path else "?"}timestamp=2026-09-{day:02}'
         for day in range(1, 21)
@@ -130,7 +130,7 @@ def test_start_checks_the_files_through_it(
             start_api(DATABASE_URL=url, **TRANSACTION_MODE)
     finally:
         admin.execute('alter table benefit rename column caption to title')
-    # the refused statement leaves nothing behind on the session that others get
+    # the rejected statement changes nothing in the session, which is used again
     assert start_api(DATABASE_URL=url, **TRANSACTION_MODE).get(PATHS[0]).status_code == 200
 
 
@@ -141,7 +141,7 @@ def test_sessions_have_the_settings_of_the_role_and_none_of_ours(
     api = start_api(DATABASE_URL=url, API_STATEMENT_TIMEOUT_S='7', **TRANSACTION_MODE)
     for path in PATHS:
         assert api.get(path).status_code == 200
-    # a pool of one lends us the session that the API had
+    # the pool has one session, so this is the one that the API used
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
         found = connection.execute('select name, setting, source from pg_settings').fetchall()
         prepared = connection.execute('select count(*) from pg_prepared_statements').fetchone()
@@ -159,7 +159,7 @@ def test_lost_session_and_restart_cost_nothing_that_comes_after_them(
     url = start_bouncer(default_pool_size=1)
     api = start_api(DATABASE_URL=url, API_WORKERS='1', **TRANSACTION_MODE)
     assert api.get(PATHS[0]).status_code == 200
-    wait_for(lambda: sessions(admin) == 1)  # and those of PgBouncers before have ended
+    wait_for(lambda: sessions(admin) == 1)  # those of earlier PgBouncers have ended
     query = 'select application_name, pg_terminate_backend(pid) from pg_stat_activity'
     [(name, was_killed)] = admin.execute(f'{query} where usename = %s', [ROLE]).fetchall()
     assert was_killed

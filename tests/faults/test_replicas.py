@@ -1,4 +1,4 @@
-"""The reports on streaming replicas: all answer, the load spreads, and a lost one costs nothing."""
+"""The reports on streaming replicas: they share the load, and a lost one fails no request."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ class Standby(EmbeddedServer):
         )
 
     def catch_up(self) -> None:
-        """Wait until it has replayed all that the primary has written."""
+        """Wait until the standby has replayed everything that the primary has written."""
         with psycopg.connect(self._primary.url(), autocommit=True) as connection:
             [written] = connection.execute('select pg_current_wal_lsn()').fetchone()
         for _ in until():
@@ -54,18 +54,18 @@ class Standby(EmbeddedServer):
         raise AssertionError('the standby does not follow')
 
     def promote(self) -> None:
-        """Make it a primary."""
+        """Promote the standby to a primary."""
         assert value(self, 'select pg_promote(wait_seconds => %s)', DEADLINE_S)
 
 
 def value(server: EmbeddedServer, sql: str, *values: object) -> object:
-    """Ask a server for one value."""
+    """Run a query on a server; returns its only value."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         return connection.execute(sql, values or None).fetchone()[0]
 
 
 def sessions(server: EmbeddedServer) -> int:
-    """Count the API's sessions on a server."""
+    """Return the number of the API's sessions on a server."""
     return value(
         server,
         'select count(*) from pg_stat_activity'
@@ -74,8 +74,8 @@ def sessions(server: EmbeddedServer) -> int:
 
 
 def kill(server: EmbeddedServer) -> None:
-    """End a server with all its processes, as a power cut does; `start` brings it back."""
-    # a session that outlives another may be the one with which the other's request is tried again
+    """Kill all processes of a server, like a power failure; `start` starts it again."""
+    # all at once: a retry must not use a session that ends a moment later
     processes = suspend_server(server)
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -86,7 +86,7 @@ def kill(server: EmbeddedServer) -> None:
 
 
 def hosts(*servers: EmbeddedServer, user: str = 'postgres') -> str:
-    """Return a URL that names several servers, in their order."""
+    """Return a URL with several servers, in this order."""
     folders = ','.join(server.base_dir for server in servers)
     return f'postgresql://{user}@/test?host={folders}&port=5432'
 
@@ -101,7 +101,7 @@ class Cluster(NamedTuple):
 
 @pytest.fixture(scope='module')
 def cluster() -> Iterator[Cluster]:
-    """Return a cluster; whoever ends a server of it starts it again."""
+    """Return a cluster; a test that stops a server must start it again."""
     with EmbeddedServer() as primary:
         load(primary.url(), 'schema.sql', 'indexes.sql')
         with open_rows(primary.url()) as rows:
@@ -123,7 +123,7 @@ def test_lost_standby_costs_no_request_and_is_used_again_when_it_is_back(
     )
     with Load(api.url) as clients:
         for lost in (cluster.one, cluster.other):
-            # connections are replaced all the time, so both get some sooner or later
+            # connections are replaced continuously, so both servers get some
             wait_for(lambda: sessions(cluster.one) and sessions(cluster.other))
             clients.wait_for(80)
             kill(lost)
@@ -155,7 +155,7 @@ def test_report_that_a_standby_cancels_to_keep_up_runs_again(
             wait_for(lambda: holder.execute(waiting).fetchone() == (1,))
             with writer.transaction():
                 writer.execute('lock table quick in access exclusive mode')
-            # the standby replays the lock, for which it has to cancel the report
+            # to replay the lock, the standby must cancel the report
             cluster.one.catch_up()
             wait_for(lambda: metric(api, 'database_retries_total') == 1)
             holder.execute('select pg_advisory_unlock(1)')

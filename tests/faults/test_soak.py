@@ -23,7 +23,7 @@ import pytest
 
 from tests.faults.load import Asked, Load
 from tests.server.crowd import Crowd, ask, read, request
-from tests.support.postgres import silenced
+from tests.support.postgres import suspended
 from tests.support.service import ApiProcess, workers
 from tests.support.waiting import until, wait_for
 from tools.embedded import EmbeddedServer, load
@@ -231,7 +231,7 @@ def lock_table(soak: Soak) -> None:
 
 def silence_database(soak: Soak) -> None:
     """Stop all of PostgreSQL's processes for a while, with a crowd at /ready."""
-    with silenced(soak.server), Crowd(soak.api.port) as crowd:
+    with suspended(soak.server), Crowd(soak.api.port) as crowd:
         for client in crowd.connect(200):
             ask(client, '/ready')
         soak.wait_for_outcome(TIMEOUT)

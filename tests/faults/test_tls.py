@@ -1,4 +1,4 @@
-"""TLS to the database: who is not proven to be the right server gets no statement."""
+"""TLS to the database: a server whose certificate cannot be verified receives no statement."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ NAME = 'db.example.com'
 
 
 def binaries_with_tls() -> Path:
-    """Return a folder of server programs that know TLS, which the wheel's do not."""
+    """Return a folder of server programs with TLS; those of the wheel have none."""
     folders = [Path(path, 'bin') for path in SEARCH_PATHS]
     with suppress(EmbeddedServerError):
         folders.insert(0, find_binaries())
@@ -32,13 +32,13 @@ def binaries_with_tls() -> Path:
         server = folder / 'postgres'
         if server.is_file() and b'SSL_CTX_new' in server.read_bytes():
             return folder
-    return missing('no PostgreSQL server with TLS on this machine (Debian: apt install postgresql)')
+    return missing('no PostgreSQL server with TLS is installed (Debian: apt install postgresql)')
 
 
 class TlsServer(TcpServer):
-    """A server that speaks TLS, with the certificate that the page makes, which is in a folder."""
+    """A server with TLS, and with the certificate in a folder, from the command in the docs."""
 
-    # nothing but TLS comes in over the network
+    # TCP connections need TLS
     access = 'local all all trust\nhostssl all all 127.0.0.1/32 trust\n'
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class TlsServer(TcpServer):
         super().__init__(ssl='on')
 
     def initialize_database(self) -> None:
-        """Make the data folder with the certificate and the key, which only the server reads."""
+        """Create the data folder with the certificate and the key, readable by the server only."""
         super().initialize_database()
         for name in ('server.crt', 'server.key'):
             path = Path(self.get_data_directory(), name)
@@ -55,7 +55,7 @@ class TlsServer(TcpServer):
             give_to_server(path)
 
     def tls_url(self, root: Path, name: str = NAME) -> str:
-        """Return the URL of a client who expects a name, proven by a root certificate."""
+        """Return the URL of a client that verifies the server's name with a root certificate."""
         return (
             f'postgresql://postgres:hunter2@{name}:{self.settings["port"]}/test'
             f'?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={root}'
@@ -64,7 +64,7 @@ class TlsServer(TcpServer):
 
 @pytest.fixture(scope='module')
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate with the command of the page."""
+    """Create a certificate with the command in docs/deploying.md."""
     system_program('openssl', 'openssl')
     folder = tmp_path_factory.mktemp('certificate')
     words = shlex.split(command('openssl req '))
@@ -88,7 +88,7 @@ def test_right_certificate_and_name(
     api = start_api(DATABASE_URL=tls_server.tls_url(certificate))
     for path in (TOP, '/ready'):
         assert api.get(path).status_code == 200
-    assert 'cannot be checked' not in api.output()  # so the start's check was done
+    assert 'cannot be checked' not in api.output()  # the check at the start has run
     with psycopg.connect(tls_server.url()) as admin:
         encrypted = admin.execute(
             'select bool_and(ssl), count(*) > 0 from pg_stat_ssl join pg_stat_activity using (pid)'

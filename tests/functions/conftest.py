@@ -1,4 +1,4 @@
-"""Where the rules are tested: with each folder of files, and with the uses on several servers."""
+"""Fixtures that run the tests of the rules on each folder of SQL files, and on shards."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.support.postgres import cloned
 from tests.support.rows import ORACLES, PLAIN, Rows, open_rows
 from tools.embedded import EmbeddedServer
 
-# on one server, the files of either folder; on several servers, those of db/functions
+# each folder on one server; on several servers, only db/functions
 FOLDERS = {'functions': [], 'plain': [PLAIN]}
 SEVERAL_SERVERS = [
     pytest.param(name, marks=pytest.mark.slow) for name in ('citus_cluster', 'foreign_servers')
@@ -31,24 +31,24 @@ def _foreign_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard
 
 @pytest.fixture
 def oracle(server: EmbeddedServer) -> Iterator[Rows]:
-    """Return a writer for another such database, on which the plain forms answer."""
+    """Return the rows of another database, on which the plain forms run."""
     with cloned(server) as url, open_rows(url, ORACLES) as writer:
         yield writer
 
 
 @pytest.fixture(scope='session')
 def shared_url(server: EmbeddedServer) -> Iterator[str]:
-    """Return the URL of a database in which no test leaves anything."""
+    """Return the URL of a database in which no test leaves rows."""
     with cloned(server) as url:
         yield url
 
 
 @pytest.fixture(params=[*FOLDERS, *SEVERAL_SERVERS])
 def rows(request: pytest.FixtureRequest, shared_url: str) -> Iterator[Rows]:
-    """Return a writer for a database with venue 1 and person 1, and no other rows, in place."""
+    """Return the rows of a database, which are only venue 1 and person 1."""
     folders = FOLDERS.get(request.param)
     url = shared_url if folders is not None else request.getfixturevalue(request.param).url
-    # a transaction that is rolled back costs less than a database
+    # rolling a transaction back takes less time than creating a database
     with (
         psycopg.connect(url, autocommit=True) as connection,
         connection.transaction(force_rollback=True),

@@ -1,4 +1,4 @@
-"""Uses on several servers: spread by Citus, and by postgres_fdw as db/scaling.md has it."""
+"""Uses on several servers: with Citus, and with postgres_fdw as in db/scaling.md."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.support.project import ROOT
 from tools.embedded import EmbeddedServer, load
 
 READONLY_ROLE = ROOT / 'db' / 'readonly_role.sql'
-# the role that db/scaling.md supposes
+# the role that db/scaling.md requires
 USES = 'create role uses login; grant select, insert, delete on benefit_usage to uses;'
 
 
@@ -37,9 +37,9 @@ class Shards:
 
 @contextmanager
 def citus_cluster(folder: Path) -> Iterator[Shards]:
-    """Run a coordinator and two workers, set up as db/citus/README.md tells."""
+    """Run a coordinator and two workers, set up as in db/citus/README.md."""
     if not (binaries := os.environ.get('CITUS_BIN')):
-        pytest.skip('CITUS_BIN names no folder with the programs of a PostgreSQL that has Citus')
+        pytest.skip('CITUS_BIN is not set to the programs of a PostgreSQL with Citus')
     options = {'shared_preload_libraries': 'citus', 'citus.node_conninfo': 'sslmode=disable'}
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
@@ -69,7 +69,7 @@ def citus_cluster(folder: Path) -> Iterator[Shards]:
 
 @contextmanager
 def foreign_servers(folder: Path) -> Iterator[Shards]:
-    """Run a server with the uses on two others, as db/scaling.md tells."""
+    """Run a server with the uses on two others, as in db/scaling.md."""
     of_others, of_first = [
         block for block in blocks('sql', SCALING) if 'partition by range' not in block
     ]
@@ -93,6 +93,6 @@ def foreign_servers(folder: Path) -> Iterator[Shards]:
 
 
 def load_text(server: EmbeddedServer, path: Path, text: str) -> None:
-    """Run statements in psql, by way of a file."""
+    """Write statements to a file, and run it in psql."""
     path.write_text(text)
     run_file(server, path)

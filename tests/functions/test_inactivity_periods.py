@@ -139,7 +139,7 @@ def test_periods_are_in_order_however_the_server_groups_them(rows: Rows) -> None
     for benefit in range(1, 8):
         rows.benefit(benefit)
         rows.uses(benefit, *(begin + timedelta(days=15 * n, hours=benefit) for n in range(12)))
-    # or else they come in their order by themselves
+    # otherwise, the rows happen to be in this order
     rows.connection.execute('set enable_hashagg = off')
     found = body(rows, 'inactivity_periods', venue_id=1, timestamp='2024-07-01T00:00:00Z')
     assert len(found) == 7

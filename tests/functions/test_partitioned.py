@@ -1,4 +1,4 @@
-"""The reports on uses partitioned by month: the same answers, and what the plans do not read."""
+"""The reports on uses partitioned by month: same results, and partitions that are not read."""
 
 import json
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ vacuum (analyze) venue, person, benefit, benefit_usage
 """
 VENUE = 1
 MOMENT = '2024-07-01 12:00+00'
-# a month's first moment and the one before it, the first and last uses, and far from any
+# the start of a month and one microsecond before, the first and last uses, and times far from any
 MOMENTS = [
     MOMENT,
     '2024-07-01 00:00+00',
@@ -74,7 +74,7 @@ ROLE = 'membership_benefits_api'
 
 
 class Database(NamedTuple):
-    """A database whose uses are partitioned now, and what it answered before."""
+    """A database with partitioned uses, and the results before they were partitioned."""
 
     url: str
     connection: psycopg.Connection
@@ -100,7 +100,7 @@ def answers(connection: psycopg.Connection) -> list[str]:
 def database(
     server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    """Return a database that the statements of db/scaling.md have partitioned."""
+    """Return a database that was partitioned with the statements of db/scaling.md."""
     statements, *_ = blocks('sql', SCALING)
     script = tmp_path_factory.mktemp('partitioned') / 'script.sql'
     script.write_text(statements)
@@ -117,7 +117,7 @@ def database(
 
 @pytest.fixture(params=['custom', 'generic'])
 def plans(request: pytest.FixtureRequest, database: Database) -> Plans:
-    """Return the plans that the server makes for known values, and those for any."""
+    """Return custom plans and generic plans."""
     database.connection.execute(f'set plan_cache_mode = force_{request.param}_plan')
     return Plans(database.connection)
 

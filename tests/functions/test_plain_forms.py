@@ -1,4 +1,4 @@
-"""On random data, every function file answers as its plain form does."""
+"""On random data, every function file has the same result as its plain form."""
 
 import random
 from datetime import UTC, datetime, timedelta

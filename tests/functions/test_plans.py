@@ -1,4 +1,4 @@
-"""The plans of the function files on some hundred thousand uses: which indexes, and how many pages.
+"""The plans of the function files on several hundred thousand uses: indexes and pages.
 
 Pages are counted, not seconds, so the numbers are the same in every run.
 """
@@ -61,13 +61,13 @@ def connection(server: EmbeddedServer) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(params=['custom', 'generic'])
 def plans(request: pytest.FixtureRequest, connection: psycopg.Connection) -> 'Plans':
-    """Return the plans that the server makes for known values, and those for any."""
+    """Return custom plans and generic plans."""
     connection.execute(f'set plan_cache_mode = force_{request.param}_plan')
     return Plans(connection)
 
 
 class Plans:
-    """Runs function files as prepared statements and tells their plans."""
+    """Runs function files as prepared statements, and returns their plans."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -90,14 +90,14 @@ class Plans:
 
 
 class Plan:
-    """What EXPLAIN tells of a statement that ran."""
+    """The output of EXPLAIN for a statement that was run."""
 
     def __init__(self, top: dict) -> None:
         self._top = top
 
     @property
     def pages(self) -> int:
-        """How many pages it read, from the cache or from the disk."""
+        """The number of pages that the statement read, from the cache or from disk."""
         return self._top['Shared Hit Blocks'] + self._top['Shared Read Blocks']
 
     def nodes(self, relation: str) -> list[dict]:
@@ -123,7 +123,7 @@ def test_uses_are_read_from_the_index_alone(plans: Plans, name: str, timestamp: 
         assert node['Node Type'] == 'Index Only Scan'
         assert node['Index Name'] == LOOKUPS[name]
         assert node['Heap Fetches'] == 0
-        # the whole condition bounds the range of the index: nothing is read and thrown away
+        # the condition is the range of the index scan: no row is read and then discarded
         assert 'Filter' not in node
 
 
@@ -141,7 +141,7 @@ def test_available_benefits_probes_the_index_once_per_benefit(plans: Plans) -> N
 
 def test_top_benefits_scans_the_uses_once(plans: Plans) -> None:
     [node] = plans.of('top_benefits').nodes('benefit_usage')
-    # by the session and at most two workers
+    # one scan, by the session and at most two parallel workers
     assert node['Actual Loops'] <= 3
 
 

@@ -1,4 +1,4 @@
-"""The service on uses that are on several servers: what it needs, and what it does without one."""
+"""The service with uses on several servers: the plans, and what happens if one server is down."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ on_foreign_servers = pytest.mark.parametrize('benefits', ['foreign_servers'], in
 
 @pytest.fixture
 def benefits(request: pytest.FixtureRequest) -> Iterator[Rows]:
-    """Return a writer that has put benefits and their uses on every server."""
+    """Insert benefits with uses on every server."""
     with open_rows(request.getfixturevalue(request.param).url) as rows:
         for id_ in range(1, 21):
             rows.benefit(id_)
@@ -94,7 +94,7 @@ def test_service_runs_on_citus(
     benefits: Rows, citus_cluster: Shards, start_api: Callable[..., ApiProcess]
 ) -> None:
     api = start_api(DATABASE_URL=of_role(citus_cluster))
-    for _ in range(8):  # from the sixth time on, a session may choose a plan for all values
+    for _ in range(8):  # from the sixth execution on, a session may use a generic plan
         for path in PATHS:
             assert api.get(path).json()
 

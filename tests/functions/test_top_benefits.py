@@ -5,7 +5,7 @@ import pytest
 from tests.functions.conftest import SEVERAL_SERVERS
 from tests.support.rows import Rows, body
 
-# it has no other form in db/plain
+# there is no plain form of top_benefits
 pytestmark = pytest.mark.parametrize('rows', ['functions', *SEVERAL_SERVERS], indirect=True)
 
 T = '2024-07-01T12:00:00+00:00'

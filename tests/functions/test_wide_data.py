@@ -1,4 +1,4 @@
-"""Hundreds of benefits, whose ids have gaps and are at the ends of their type."""
+"""Hundreds of benefits, with gaps between ids, and ids at the limits of their type."""
 
 import random
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ VENUES, BENEFITS, USES = 9, 400, 4000
 
 
 def fill(rows: Rows, chance: random.Random) -> None:
-    """Write hundreds of benefits with gaps between their ids, and thousands of uses."""
+    """Insert hundreds of benefits with gaps between their ids, and thousands of uses."""
     ids = [-(2**31), 2**31 - 1, *chance.sample(range(-3000, 90_000), BENEFITS - 2)]
     rows.venues(*range(2, VENUES + 1))
     with rows.connection.cursor() as cursor:

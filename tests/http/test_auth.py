@@ -1,4 +1,4 @@
-"""Bearer tokens: who may ask, and what everybody else is told."""
+"""Bearer tokens: which requests need one, and what a request without a valid one gets."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ OPEN = ['/live', '/ready', '/', '/openapi.json', '/docs', '/docs/problems/unauth
 
 @pytest.fixture(scope='module')
 def guarded(sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ApiProcess]:
-    """Return an API process that wants a token."""
+    """Return an API process that requires a token."""
     api = ApiProcess(
         tmp_path_factory.mktemp('guarded'),
         {
@@ -66,7 +66,7 @@ def test_request_without_a_token_is_told_what_is_missing(
     assert answer.headers['www-authenticate'] == 'Bearer realm="membership-benefits"'
     assert answer.headers['content-type'] == 'application/problem+json'
     assert answer.headers['cache-control'] == 'no-store'
-    assert 'server-timing' not in answer.headers  # no connection was taken
+    assert 'server-timing' not in answer.headers  # no connection was used
     if method != 'HEAD':
         assert answer.json()['type'] == '/docs/problems/unauthorized'
 
@@ -90,7 +90,7 @@ def test_what_holds_no_data_stays_open(guarded: ApiProcess) -> None:
 def test_new_resource_wants_a_token_unless_it_is_public() -> None:
     class New:
         def on_get(self, _req: falcon.Request, _resp: falcon.Response) -> None:
-            """Answer with nothing."""
+            """Respond without a body."""
 
     class Public(New):
         is_public = True

@@ -10,7 +10,7 @@ INACTIVE = '/venues/1/inactivity-periods'
 
 @pytest.fixture(scope='module')
 def api(tmp_path_factory: pytest.TempPathFactory) -> ApiProcess:
-    """Return an API process without a database: whatever reaches for it is a 503, not a 400."""
+    """Return an API process without a database: a request that uses it is a 503, not a 400."""
     environment = {'DATABASE_URL': 'host=/nowhere', 'API_POOL_TIMEOUT_S': '0.1'}
     process = ApiProcess(tmp_path_factory.mktemp('api'), environment)
     yield process
@@ -110,5 +110,5 @@ def test_unknown_parameter(api: ApiProcess, path: str, parameter: str, allowed: 
     assert allowed in detail
 
 
-def test_good_input_does_reach_for_the_database(api: ApiProcess) -> None:
+def test_valid_input_does_use_the_database(api: ApiProcess) -> None:
     assert api.get(f'{AVAILABLE}?personId=1').status_code == 503

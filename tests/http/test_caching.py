@@ -1,4 +1,4 @@
-"""Answers can be cached: ETag, If-None-Match, Cache-Control, Vary, HEAD, OPTIONS and CORS."""
+"""Caching of responses: ETag, If-None-Match, Cache-Control, Vary, HEAD, OPTIONS and CORS."""
 
 import http.client
 from collections.abc import Callable

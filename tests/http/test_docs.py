@@ -1,4 +1,4 @@
-"""The documentation page in a real browser, without any network beyond this machine."""
+"""The documentation page in a real browser, without access to other hosts."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ SWITCHES = [
 
 @pytest.fixture(scope='module')
 def browser() -> Iterator[webdriver.Chrome]:
-    """Return a headless Chromium that records what its pages log and ask for."""
+    """Return a headless Chromium that records the log and the requests of its pages."""
     chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
     if not (chromium and driver):
         missing('no chromium and chromedriver (Debian: apt install chromium-driver)')
@@ -45,14 +45,14 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def failed_requests(browser: webdriver.Chrome, origin: str) -> list[str]:
-    """Return the requests of our page that failed or went elsewhere."""
+    """Return the requests of the page that failed or went to other hosts."""
     urls, failed = {}, set()
     for entry in browser.get_log('performance'):
         event = json.loads(entry['message'])['message']
         parameters = event['params']
         id_ = parameters.get('requestId')
         if event['method'] == 'Network.requestWillBeSent':
-            # the browser's own pages ask for things as well
+            # the browser's own pages send requests too
             if parameters['documentURL'].startswith(origin):
                 urls[id_] = parameters['request']['url']
         elif event['method'] == 'Network.loadingFailed' or (
@@ -108,7 +108,7 @@ def test_page_shows_the_reports_and_tries_them_out(
         answer = shown('.live-responses-table .highlight-code').text
         assert '"venueId"' in answer or '"benefitId"' in answer
         assert shown('.live-responses-table tbody .response-col_status').text.startswith('200')
-        # what nobody typed is not sent
+        # empty fields are not sent
         sent = shown('.request-url .microlight').text
         assert sent == base + path.format(venueId=1) + '?personId=1' * ('available' in path)
     severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']

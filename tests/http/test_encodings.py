@@ -1,4 +1,4 @@
-"""Answers are UTF-8, whatever the encoding of the database, of the role, or of the environment."""
+"""Responses are UTF-8 for every encoding of the database, the role and the environment."""
 
 from collections.abc import Callable, Iterator
 

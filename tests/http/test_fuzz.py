@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, the answer is HTTP with a status that blames nobody but who sent them."""
+"""Arbitrary bytes get a well-formed HTTP response that reports no failure of the service."""
 
 import json
 import re
@@ -24,13 +24,13 @@ FUZZ = settings(
     max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-# completes whatever an odd request left open: a head becomes too long, a body gets all its bytes,
-# and what is left of this is no HTTP. So every connection is answered and then closed, always.
-# Answers have to be small, since closing with bytes unread takes back what is still to be sent.
+# completes an unfinished request: its head becomes too long, or its body gets all its bytes, and
+# the rest is not HTTP. So the service always responds, and then closes the connection. Responses
+# must be small, because closing a connection with unread bytes discards what is not yet sent.
 FILLER = b'x' * max(MAX_HEADER_BYTES, MAX_BODY_BYTES) + b'\r\n\r\n'
 STATUS_LINE = re.compile(rb'HTTP/1\.[01] ([1-5][0-9]{2}) [ -~]*')
 FIELD_LINE = re.compile(rb'([A-Za-z0-9-]+): ([ -~]*)')
-# of what goes on inside, which no client needs
+# internals that no client needs to know
 INSIDE = re.compile(rb'Traceback|File "|psycopg|waitress|falcon|select |benefit_usage|/\* ', re.I)
 
 
@@ -43,10 +43,10 @@ class Answer(NamedTuple):
 
 
 def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answer]:
-    """Send bytes and a filler, or only bytes; returns all answers, which are well-formed HTTP."""
+    """Send bytes, with or without a filler; returns all responses, which must be valid HTTP."""
     received = b''
     with socket.create_connection(('127.0.0.1', api.port), timeout=DEADLINE_S) as connection:
-        with suppress(OSError):  # refused before all of it was sent
+        with suppress(OSError):  # rejected before everything was sent
             connection.sendall(sent + filler)
             if not filler:
                 connection.shutdown(socket.SHUT_WR)
@@ -57,7 +57,7 @@ def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answe
         except ConnectionError:  # closed with data unread: the kernel may drop a part of the answer
             was_reset = True
     assert received or was_reset, sent
-    # only the first request can be a HEAD: the filler is none
+    # only the first request can be a HEAD, because the filler is not
     is_head = sent.lstrip().startswith(b'HEAD ')
     try:
         return list(split(received, has_body=not is_head))
@@ -67,7 +67,7 @@ def exchange(api: ApiProcess, sent: bytes, filler: bytes = FILLER) -> list[Answe
 
 
 def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
-    """Yield the answers in a stream of bytes; the first may be one to HEAD.
+    """Yield the responses in a stream of bytes; the first may be a response to HEAD.
 
     Raises:
         EOFError: The last answer is not complete.
@@ -101,7 +101,7 @@ def check(answers: list[Answer], sent: bytes) -> None:
     for answer in answers:
         status = answer.status
         is_redirect = status == 302 and answer.headers['location'] in ('docs', '../docs')
-        # RFC 9112, 6.1: what a server should say to a transfer coding that it does not know
+        # RFC 9112, 6.1: the status for an unknown transfer coding
         is_coding = status == 501 and b'transfer-encoding' in sent.lower()
         is_fine = status // 100 in (2, 4) or status == 304
         assert is_fine or is_redirect or is_coding, answer
@@ -123,7 +123,7 @@ def check_problem(answer: Answer) -> None:
 
 @pytest.fixture(scope='module', autouse=True)
 def unharmed(api: ApiProcess) -> Iterator[None]:
-    """See that the service still answers after all tests here, and that its log has no errors."""
+    """Check that the service still responds after these tests, and logged no errors."""
     begin = len(api.output())
     yield
     assert api.get('/venues/top-benefits').status_code == 200
@@ -194,7 +194,7 @@ fields = st.one_of(
     ),
     st.tuples(visible, values),
 ).map(b': '.join)
-# what is no field at all
+# lines that are not fields
 lines = fields | junk | st.just(b' folded') | st.just(b'no colon')
 heads = st.builds(
     lambda line, others, repeat: b'\r\n'.join([line, *others, *(others if repeat else [])]),

@@ -1,4 +1,4 @@
-"""Whatever arrives on the socket gets an answer: never a 5xx of ours, never silence."""
+"""Malformed HTTP always gets a response, and never a 5xx of the service."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ LIVE = b'GET /live HTTP/1.1\r\nHost: a\r\n'
         (LIVE + b'Host: b\r\n\r\n', 400),
         (LIVE + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
         (b'GET /live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400),
-        # what waitress decides, as SECURITY.md says
+        # accepted by waitress, see SECURITY.md
         (LIVE + b'X_Request-ID: a\r\n\r\n', 200),
         (b'GET /live HTTP/7.0\r\n\r\n', 200),
         (b'GET %2Flive HTTP/1.1\r\nHost: a\r\n\r\n', 200),

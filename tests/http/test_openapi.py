@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth about the routes, the problems and every answer."""
+"""The OpenAPI document matches the routes, the problems and every response."""
 
 import copy
 import json
@@ -135,7 +135,7 @@ def test_table_of_problems_is_that_of_the_code() -> None:
 
 
 def exact() -> dict[str, Any]:
-    """Return the document without what it lets a later version add, as the service is now."""
+    """Return the document without the additions that it permits later versions."""
     document = copy.deepcopy(DOCUMENT)
     components = document['components']
     for schema in components['schemas'].values():

@@ -1,4 +1,4 @@
-"""The readiness probe: one caller pings, and nobody waits for a silent database for long."""
+"""The readiness probe: one request pings, and an unresponsive database delays no other for long."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,11 @@ import pytest
 from api.database.pool import Pool
 from api.http.readiness import Readiness
 from tests.database.pools import open_pool, patient
-from tests.support.postgres import silenced
+from tests.support.postgres import suspended
 from tests.support.waiting import DEADLINE_S, until, wait_for
 from tools.embedded import EmbeddedServer
 
-# the promise is two; a loaded machine has one more
+# the limit is two seconds, and one more for a busy machine
 SILENT_S = 3.0
 
 
@@ -27,7 +27,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def pool(own_server: EmbeddedServer) -> Iterator[Pool]:
-    """Return a pool that waits long for connections."""
+    """Return a pool with a long timeout for connections."""
     with open_pool(patient(own_server.url(), pool_timeout_s=10)) as opened:
         yield opened
 
@@ -45,7 +45,7 @@ class Counted:
 
 
 def raised(check: Callable[[], None]) -> float:
-    """Call until it raises; returns how long that took, in seconds."""
+    """Call a function until it raises; returns the seconds that this took."""
     begun = monotonic()
     for _ in until():
         try:
@@ -71,12 +71,12 @@ def test_silent_database_is_reported_to_every_caller(
 ) -> None:
     shared = Readiness(pool.ping)
     shared.check()
-    with silenced(own_server):
+    with suspended(own_server):
         for _ in range(2):  # the second time, there is no connection either
             with ThreadPoolExecutor(8) as callers:
                 seconds = list(callers.map(raised, [shared.check] * 8))
             assert max(seconds) < SILENT_S
-            # whoever asks next pings
+            # the next call pings
             wait_for(lambda: monotonic() > shared._expires_at)
             begun = monotonic()
             with pytest.raises(psycopg.OperationalError) as refused:
@@ -99,7 +99,7 @@ def test_nobody_waits_for_the_caller_who_pings(own_server: EmbeddedServer, pool:
     ping = Counted(pool)
     shared = Readiness(ping)
     shared.check()
-    with silenced(own_server), ThreadPoolExecutor(1) as callers:
+    with suspended(own_server), ThreadPoolExecutor(1) as callers:
         wait_for(lambda: monotonic() > shared._expires_at)
         asking = callers.submit(shared.check)
         wait_for(lambda: ping.pings == 2)

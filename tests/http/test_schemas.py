@@ -1,4 +1,4 @@
-"""The reports work on the schema as its owner made it: other types, views, partitions, a schema."""
+"""The reports work on other schemas: other types, views, partitions, another search path."""
 
 from collections.abc import Callable
 

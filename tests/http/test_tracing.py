@@ -1,4 +1,4 @@
-"""A request can be followed: X-Request-ID, Server-Timing and the access log."""
+"""Tracing of requests: X-Request-ID, Server-Timing and the access log."""
 
 import re
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_access_log_has_one_line_with_everything_but_who(api: ApiProcess) -> Non
         ('POST', TOP, 405, TOP),
         ('GET', '/venues/x/inactivity-periods', 400, '/venues/{venueId}/inactivity-periods'),
         ('HEAD', '/live', 200, '/live'),
-        # a method that falcon refuses before it asks any middleware
+        # a method that falcon rejects before any middleware runs
         ('WEBSOCKET', TOP, 400, '-'),
     ],
 )

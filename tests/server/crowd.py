@@ -1,4 +1,4 @@
-"""Clients that do little: idle ones, slow ones, ones that do not read."""
+"""Clients that are idle, slow, or do not read their responses."""
 
 import http.client
 import socket

@@ -1,4 +1,4 @@
-"""`python -m api --check`, and the same check at every start: what it refuses and warns of."""
+"""`python -m api --check`, and the same check at every start: errors and warnings."""
 
 import pytest
 from psycopg.conninfo import make_conninfo

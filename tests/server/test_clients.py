@@ -1,4 +1,4 @@
-"""What clients may keep: connections, time, memory; and never files."""
+"""The resources that clients can occupy: connections, time and memory, but no files."""
 
 import os
 import subprocess

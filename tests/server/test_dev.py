@@ -1,4 +1,4 @@
-"""`make dev`: a saved file is live soon; a broken one is a 500 that says what is wrong."""
+"""`make dev`: a saved file is used soon; a file with an error is a 500 with the reason."""
 
 import time
 from collections.abc import Iterator

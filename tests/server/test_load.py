@@ -1,4 +1,4 @@
-"""Many connections: workers share them, and /live answers within a second beside all others."""
+"""Many connections: workers share them, and /live responds within a second."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.server.crowd import Crowd, ask, read
-from tests.support.postgres import silenced
+from tests.support.postgres import suspended
 from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.service import AVAILABLE, TOP, ApiProcess, connection_counts
 from tests.support.waiting import DEADLINE_S, until, wait_for
@@ -72,7 +72,7 @@ def test_live_answers_beside_many_clients_at_ready_while_the_database_is_silent(
         load(own.url(), 'schema.sql')
         api = start_api(DATABASE_URL=own.url(), API_WORKERS='1', API_STATEMENT_TIMEOUT_S='5')
         wait_for(lambda: api.get('/ready').status_code == 200)
-        with silenced(own), Crowd(api.port) as crowd:
+        with suspended(own), Crowd(api.port) as crowd:
             for client in crowd.connect(400):
                 ask(client, '/ready')
             assert_live_answers_within_a_second(api)

@@ -1,4 +1,4 @@
-"""Where the service listens: as gunicorn's arguments say, or on a socket that it is given."""
+"""The listening socket: from gunicorn's arguments, or inherited."""
 
 import socket
 import sys

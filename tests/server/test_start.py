@@ -1,4 +1,4 @@
-"""A start: a mistake ends it with one line; a database that is away does not."""
+"""Starting: an error ends it with one line; an unavailable database does not."""
 
 import os
 import re

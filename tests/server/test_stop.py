@@ -1,4 +1,4 @@
-"""The end: SIGTERM drains, SIGINT and SIGQUIT stop at once, and nothing is left behind."""
+"""Stopping: SIGTERM drains, SIGINT and SIGQUIT stop at once, and no files or processes remain."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""Run commands, in an environment that configures nothing."""
+"""Runs commands in an environment without settings of the service."""
 
 import os
 import subprocess
@@ -9,26 +9,29 @@ from tests.support.waiting import DEADLINE_S
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without anything that configures the service."""
+    """Return the environment of this process without the variables that configure the service."""
     return {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(('API_', 'PG', 'MAKE', 'MFLAGS', 'GUNICORN_', 'DATABASE_URL'))
-    } | {'API_CONFIG': os.devnull}  # and not the config.toml of who develops
+    } | {'API_CONFIG': os.devnull}  # ignore a developer's config.toml
 
 
 def patient_environment() -> dict[str, str]:
-    """Return a clean environment in which the service waits for a database that is slow.
+    """Return a clean environment with long timeouts for the database.
 
-    Its own limits are shorter than some pauses of a loaded machine. A test of one sets it.
+    The default timeouts are shorter than some pauses of a busy machine. The test of a timeout sets
+    that timeout.
     """
-    patience = str(DEADLINE_S // 2)  # an answer still comes before its client leaves
-    limits = ('POOL', 'STATEMENT')
-    return clean_environment() | {f'API_{limit}_TIMEOUT_S': patience for limit in limits}
+    timeout = str(DEADLINE_S // 2)  # shorter than the client's timeout
+    return clean_environment() | {
+        'API_POOL_TIMEOUT_S': timeout,
+        'API_STATEMENT_TIMEOUT_S': timeout,
+    }
 
 
 def run(*command: str) -> str:
-    """Run a command that succeeds; returns what it prints."""
+    """Run a command, which must succeed; returns its output."""
     finished = subprocess.run(
         command, env=clean_environment(), capture_output=True, text=True, check=False
     )
@@ -55,7 +58,7 @@ def run_check(url: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def reason(checked: subprocess.CompletedProcess) -> str:
-    """Return the only line of a check that failed."""
+    """Return the line that a failed check printed."""
     assert checked.returncode == 1
     [line] = checked.stderr.splitlines()
     return line

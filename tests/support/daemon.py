@@ -1,4 +1,4 @@
-"""Servers of the system, such as nginx and PgBouncer."""
+"""Installed servers, such as nginx and PgBouncer."""
 
 import subprocess
 import tempfile
@@ -10,13 +10,13 @@ from tools.embedded import LAUNCH, give_to_server
 
 
 class Daemon:
-    """A server of the system's that listens on a port of this machine, with a folder of its own.
+    """An installed server that listens on a local port and has its own folder.
 
-    It runs as the user that runs PostgreSQL, so never as root, and not longer than this process.
+    It runs as the same user as PostgreSQL, so never as root, and ends with this process.
 
     Attributes:
-        folder: Its files; its output goes to `log` in it.
-        port: Where it listens.
+        folder: The folder of its files; the file `log` has its output.
+        port: The port on which it listens.
     """
 
     def __init__(self, name: str, package: str) -> None:
@@ -28,7 +28,7 @@ class Daemon:
         self.process: subprocess.Popen | None = None
 
     def start(self, *arguments: str) -> None:
-        """Start it and wait until it listens."""
+        """Start the server, and wait until it listens."""
         with (self.folder / 'log').open('ab') as log:
             self.process = subprocess.Popen(
                 [*LAUNCH, self._program, *arguments],
@@ -44,11 +44,11 @@ class Daemon:
         raise AssertionError(f'{self._program} does not listen:\n{self.output()}')
 
     def output(self) -> str:
-        """Return what it has printed so far."""
+        """Return the output so far."""
         return (self.folder / 'log').read_text()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         if self.process:
             self.process.terminate()
             self.process.wait(DEADLINE_S)

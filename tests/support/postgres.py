@@ -31,11 +31,11 @@ def cloned(server: EmbeddedServer, options: str = 'template test') -> Iterator[s
 
 
 def program(server: EmbeddedServer, name: str) -> str:
-    """Return a client program of the server's, or else the system's."""
+    """Return the path of a client program: the server's, or else the installed one."""
     path = server.binaries / name
     if found := str(path) if path.exists() else shutil.which(name):
         return found
-    pytest.skip(f'there is no {name} on this machine: install the PostgreSQL client programs')
+    pytest.skip(f'{name} is not installed: install the PostgreSQL client programs')
 
 
 def run_file(server: EmbeddedServer, path: Path, url: str = '') -> None:
@@ -45,10 +45,10 @@ def run_file(server: EmbeddedServer, path: Path, url: str = '') -> None:
 
 
 class TcpServer(EmbeddedServer):
-    """A server that also listens on a port of this machine.
+    """A server that also listens on a local port.
 
     Attributes:
-        access: The lines of pg_hba.conf; by default, nobody needs a password.
+        access: The lines of pg_hba.conf; by default, no password is required.
     """
 
     access = ''
@@ -61,14 +61,14 @@ class TcpServer(EmbeddedServer):
         self.settings['port'] = free_port()
 
     def initialize_database(self) -> None:
-        """Make the data folder with the lines (called by the base class)."""
+        """Create the data folder, and write `access` to it (called by the base class)."""
         super().initialize_database()
         if self.access:
             Path(self.get_data_directory(), 'pg_hba.conf').write_text(self.access)
 
 
 class GuardedServer(TcpServer):
-    """A server that asks for passwords, with a role `reader`."""
+    """A server that requires passwords over TCP, with a role `reader`."""
 
     access = 'local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n'
 
@@ -78,14 +78,14 @@ class GuardedServer(TcpServer):
             admin.execute("create role reader login password 'hunter2'")
 
     def reader_url(self, database: str) -> str:
-        """Return the URL with which the role connects to a database, by TCP."""
+        """Return the URL with which the role connects to a database over TCP."""
         return f'postgresql://reader:hunter2@127.0.0.1:{self.settings["port"]}/{database}'
 
 
 def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:
-    """Suspend a server with all its processes, and wait until they are; returns them."""
+    """Suspend all processes of a server, and wait until they are suspended; returns them."""
     postmaster = psutil.Process(server.server_pid)
-    _suspend(postmaster)  # so that it starts no more of them
+    _suspend(postmaster)  # first, so that it starts no more processes
     processes = postmaster.children()
     for process in processes:
         _suspend(process)
@@ -93,15 +93,15 @@ def suspend_server(server: EmbeddedServer) -> list[psutil.Process]:
 
 
 def _suspend(process: psutil.Process) -> None:
-    still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    stopped = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     with suppress(psutil.NoSuchProcess):
         process.suspend()
-        wait_for(lambda: process.status() in still)
+        wait_for(lambda: process.status() in stopped)
 
 
 @contextmanager
-def silenced(server: EmbeddedServer) -> Iterator[None]:
-    """Suspend a server in the block of a with statement."""
+def suspended(server: EmbeddedServer) -> Iterator[None]:
+    """Suspend a server during a with block."""
     processes = suspend_server(server)
     try:
         yield

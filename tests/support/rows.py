@@ -1,4 +1,4 @@
-"""Rows in a database, and what the function files make of them."""
+"""Inserts rows, and runs the function files on them."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ from tests.support.project import ROOT
 from tests.support.waiting import wait_for
 
 PLAIN = ROOT / 'db' / 'plain'
-# the files that db/functions is compared with
+# the folders of the queries that db/functions is compared with
 ORACLES = (ROOT / 'tests' / 'functions' / 'oracle', PLAIN)
 loaded = functools.cache(load_query)
 
 
 class Rows:
-    """Writes the rows that a test needs, and reads them with the function files.
+    """Inserts the rows of a test, and runs the function files on them.
 
     Attributes:
         connection: An autocommit connection to the test's database.
-        folders: Where a function file is looked for before db/functions.
+        folders: Folders with function files that replace those of db/functions.
     """
 
     def __init__(self, connection: psycopg.Connection, folders: Sequence[Path] = ()) -> None:
@@ -31,7 +31,7 @@ class Rows:
         self.folders = folders
 
     def answer(self, name: str, **values: object) -> tuple:
-        """Run a function file; returns its row, the body parsed."""
+        """Run a function file; returns its row, with the body parsed."""
         return run_function(self.connection, name, folders=self.folders, **values)
 
     def venues(self, *ids: int) -> None:
@@ -40,7 +40,7 @@ class Rows:
             self.connection.execute('insert into venue values (%s, %s)', [id_, f'Venue {id_}'])
 
     def many_venues(self) -> None:
-        """Insert so many that the answer of top-benefits has more than 10 MiB."""
+        """Insert enough venues for a top-benefits response of more than 10 MiB."""
         self.connection.execute(
             "insert into venue select n, 'Venue' from generate_series(2, 220000) as s (n)"
         )
@@ -69,7 +69,7 @@ class Rows:
 
 @contextmanager
 def open_rows(url: str, folders: Sequence[Path] = ()) -> Iterator[Rows]:
-    """Connect to an empty database, and write venue 1 and person 1; yields a writer."""
+    """Connect to an empty database, and insert venue 1 and person 1."""
     with psycopg.connect(url, autocommit=True) as connection:
         rows = Rows(connection, folders)
         rows.venues(1)
@@ -84,10 +84,10 @@ def run_function(
     folders: Sequence[Path] = (),
     **values: object,
 ) -> tuple:
-    """Run a function file, that of db/functions where no folder has it.
+    """Run a function file from the first folder that has it, or else from db/functions.
 
     Returns:
-        Its row, the body parsed.
+        Its row, with the body parsed.
     """
     paths = [folder / f'{name}.sql' for folder in (*folders, FOLDER)]
     query = loaded(next(path for path in paths if path.exists()))
@@ -96,24 +96,30 @@ def run_function(
 
 
 def body(rows: 'Rows', name: str, **values: object) -> list:
-    """Return the body of a function file's answer, parsed."""
+    """Run a function file; returns its body, parsed."""
     return rows.answer(name, **values)[0]
 
 
 @contextmanager
 def locked_uses(url: str) -> Iterator[None]:
-    """Let no report that reads uses come to an end in the block of a with statement."""
+    """Lock benefit_usage during a with block, so that every report that reads it waits."""
     with psycopg.connect(url) as connection:
         connection.execute('lock table benefit_usage')
         yield
 
 
 def wait_until_busy(rows: Rows, report: str = 'available', count: int = 1) -> None:
-    """Wait until so many of a report, whose name begins so, sleep or wait for a lock."""
+    """Wait until at least `count` sessions that run a report sleep or wait for a lock.
+
+    Args:
+        rows: A connection to the database.
+        report: The beginning of the report's name.
+        count: How many sessions.
+    """
     query = (
         f"select count(*) from pg_stat_activity where query like '-- name: {report}%'"
         " and datname = current_database() and state = 'active'"
-        # and so are neither being prepared, which is an exchange of its own, nor about to end
+        # other active sessions prepare the statement, or are about to end
         " and backend_type = 'client backend' and wait_event_type in ('Timeout', 'Lock')"
     )
     wait_for(lambda: rows.connection.execute(query).fetchone()[0] >= count)

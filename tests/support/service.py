@@ -1,4 +1,4 @@
-"""The service as a real process: its answers, log, metrics and workers."""
+"""The service as a real process: its responses, log, metrics and workers."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ PATHS = TOP, AVAILABLE, INACTIVE = (
     '/venues/1/available-benefits?personId=1',
     '/venues/1/inactivity-periods',
 )
-# where a database is away, that is how long each answer takes
+# for tests without a database: the time after which each request gets a 503
 BRIEF = {'API_POOL_TIMEOUT_S': '1.5'}
 numbers = itertools.count(1)
 
@@ -31,13 +31,13 @@ numbers = itertools.count(1)
 def start_service(
     environment: dict[str, str], *, launch: Sequence[str] = (), cwd: Path = ROOT, **options: Any
 ) -> subprocess.Popen:
-    """Start `python -m api`, and do not wait until it serves.
+    """Start `python -m api` without waiting until it serves.
 
     Args:
         environment: Environment variables; by default, the service chooses a port.
-        launch: What to put before the command.
+        launch: Words before the command.
         cwd: The project's folder.
-        options: Those of subprocess.Popen.
+        options: Options of subprocess.Popen.
     """
     return subprocess.Popen(
         [*launch, sys.executable, '-m', 'api'],
@@ -48,12 +48,12 @@ def start_service(
 
 
 class ApiProcess:
-    """A real `python -m api`, reached over HTTP on a port that it chose itself.
+    """A real `python -m api` process. By default, it chooses its port.
 
     Attributes:
-        client: Talks to it.
-        process: The process; its output goes to `log`.
-        collector: The process that reads its output from a pipe, if one does.
+        client: An HTTP client for it.
+        process: The process; the file `log` has its output.
+        collector: The process that reads its output from a pipe, if `is_piped`.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class ApiProcess:
         for _ in until():
             if found := re.search(listening, self.output()):
                 return int(found[1])
-            if chosen and is_listening(chosen):  # a quiet log does not tell the port
+            if chosen and is_listening(chosen):  # the log has the port only at the level info
                 return chosen
             if self.process.poll() is not None:
                 break
         raise AssertionError(f'the API does not listen:\n{self.output()}')
 
     def output(self) -> str:
-        """Return what the process has printed so far."""
+        """Return the output of the process so far."""
         return self.log.read_text()
 
     def get(self, path: str, **kwargs: object) -> httpx.Response:
@@ -111,7 +111,7 @@ class ApiProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(DEADLINE_S)
-        if self.collector:  # has read all
+        if self.collector:  # ends when it has read all output
             self.collector.wait(DEADLINE_S)
         return status
 
@@ -122,11 +122,11 @@ def as_of(path: str, timestamp: str) -> str:
 
 
 def metric(api: ApiProcess, name: str) -> float:
-    """Return one of the API's metrics; 0 for one that is not there.
+    """Return the value of a metric, or 0 if it does not exist.
 
     Args:
         api: The API.
-        name: Name and labels, with the common prefix or without.
+        name: Its name and labels, with or without the common prefix.
     """
     answer = httpx.get(f'{api.url}/metrics', timeout=DEADLINE_S)
     for line in answer.text.splitlines():
@@ -142,7 +142,7 @@ def workers(api: ApiProcess) -> list[psutil.Process]:
 
 @contextmanager
 def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
-    """Connect until every worker has a client; yields the clients by their worker's pid."""
+    """Connect until every worker has a client; yields the clients by the pid of their worker."""
     clients: dict[int, httpx.Client] = {}
     with ExitStack() as stack:
         for _ in until():
@@ -164,7 +164,7 @@ def client_of_each_worker(api: ApiProcess) -> Iterator[dict[int, httpx.Client]]:
 
 
 def settled_output(api: ApiProcess) -> str:
-    """Return what the API has printed, with the lines of all that it has answered so far."""
+    """Return the output of the API, including the log lines of all responses so far."""
     ids = []
     with client_of_each_worker(api) as clients:
         for client in clients.values():
@@ -176,7 +176,7 @@ def settled_output(api: ApiProcess) -> str:
 
 
 def connections(process: psutil.Process) -> list[Any]:
-    """Return the TCP connections of a process as psutil has them; none if it has ended."""
+    """Return the established TCP connections of a process; none if it has ended."""
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         found = process.net_connections('tcp')
         return [connection for connection in found if connection.status == psutil.CONN_ESTABLISHED]
@@ -184,7 +184,7 @@ def connections(process: psutil.Process) -> list[Any]:
 
 
 def connection_counts(api: ApiProcess) -> list[int]:
-    """Return how many clients each worker has."""
+    """Return the number of clients of each worker."""
     return [
         sum(connection.laddr.port == api.port for connection in connections(worker))
         for worker in workers(api)

@@ -1,4 +1,4 @@
-"""Wait for what happens sooner or later."""
+"""Waits for conditions, with a deadline."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar('T')
 
-# for whatever has to happen sooner or later: many times what a loaded machine needs
+# many times longer than a busy machine needs
 DEADLINE_S = 60
 
 
@@ -18,9 +18,9 @@ def until(deadline_s: float = DEADLINE_S) -> Iterator[None]:
         time.sleep(0.02)
 
 
-def wait_for(is_so: Callable[[], T]) -> T:
-    """Wait until something is so; returns it."""
+def wait_for(condition: Callable[[], T]) -> T:
+    """Wait until a condition returns a true value; returns that value."""
     for _ in until():
-        if found := is_so():
+        if found := condition():
             return found
     raise AssertionError('waited for too long')

@@ -1,4 +1,4 @@
-"""The log: whole lines in two formats, and a reader that does not read holds up no request."""
+"""The log: whole lines in two formats, and a blocked reader delays no request."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def test_log_that_nobody_reads_is_dropped_and_counted(sample_url: str, tmp_path:
     settled_output(api)
     dropped = metric(api, 'log_lines_dropped_total')
     assert api.stop() == 0
-    # what was not dropped is there, and the lines of two workers are not mixed
+    # all other lines are there, and lines of two workers are not mixed
     lines = api.output().splitlines()
     assert len([line for line in lines if ' event=request ' in line]) + dropped > len(clients.asked)
     assert [line for line in lines if not WHOLE_LINE.fullmatch(line)] == []

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the sums of all workers, also of those that have ended."""
+"""The metrics: the sums of all workers, including those that have ended."""
 
 import subprocess
 from collections import Counter

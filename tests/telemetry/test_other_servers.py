@@ -33,7 +33,7 @@ SERVERS: dict[str, Callable[[int], list[str]]] = {
 
 @contextmanager
 def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
-    """Run a server, whose log goes to a file, as long as the block of a with statement."""
+    """Run a server during a with block; its log goes to a file."""
     program = str(Path(sys.executable).with_name(command[0]))
     with log.open('wb') as output:
         server = subprocess.Popen(

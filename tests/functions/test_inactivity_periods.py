@@ -65,7 +65,7 @@ def test_benefit_never_used_is_inactive_for_the_whole_window(rows: Rows, recurre
 def test_exactly_the_threshold_counts_and_a_microsecond_less_does_not(
     rows: Rows, recurrence: str, days: int
 ) -> None:
-    start, end = OPENS + 40 * DAY, OPENS + (40 + days) * DAY
+    start, end = OPENS + 42 * DAY, OPENS + (42 + days) * DAY
     for id_, next_use in ((1, end), (2, end - MICROSECOND)):
         rows.benefit(id_, recurrence)
         use_every(rows, id_, OPENS, start, 5 * DAY)
@@ -76,8 +76,8 @@ def test_exactly_the_threshold_counts_and_a_microsecond_less_does_not(
 def test_silence_before_the_first_use_starts_with_the_window(rows: Rows) -> None:
     rows.benefit(1)
     use(rows, 1, OPENS - DAY)
-    use_every(rows, 1, OPENS + 20 * DAY, T, 5 * DAY)
-    assert inactive(rows) == {1: [(OPENS, OPENS + 20 * DAY)]}
+    use_every(rows, 1, OPENS + 14 * DAY, T, 5 * DAY)
+    assert inactive(rows) == {1: [(OPENS, OPENS + 14 * DAY)]}
 
 
 def test_silence_that_still_runs_ends_at_the_moment(rows: Rows) -> None:

@@ -16,7 +16,6 @@ FOLDER = Path(__file__).parents[2] / 'db' / 'functions'
 # values by parameter; sent as text, so that types in Python never affect the plan
 Values = dict[str, str | None]
 
-HEADER = re.compile(r'-- name: (\w+)\(([\w, ]*)\)\^ *\n')
 # parameters in comments and literals count too, because psql and pgbench replace them
 PARAMETER = re.compile(r'(?P<coalesce>coalesce\()?(?<!:):(?P<name>\w+)(::(?P<type>\w+))?')
 # bytes that are not UTF-8 (decoded by surrogateescape), and NUL, which ends a statement in libpq
@@ -52,8 +51,10 @@ class Query:
 
     def line_at(self, position: str | None) -> str:
         """Return ' line 3' for a position in the statement, or '' if PostgreSQL reports none."""
-        before = self.sql.decode()[: int(position or 1) - 1]
-        return f' line {before.count(chr(10)) + 1}' if position else ''
+        if not position:
+            return ''
+        before = self.sql.decode()[: int(position)]
+        return f' line {before.count(chr(10)) + 1}'
 
 
 def find_query(name: str, folders: Iterable[str]) -> Query:
@@ -88,18 +89,18 @@ def load_query(path: Path) -> Query:
     except OSError as ex:
         raise QueryFileError(f'{path}: {ex.strerror}') from ex
     if invalid := INVALID.search(text):
-        line = text.count('\n', 0, invalid.start()) + 1
+        line = text[: invalid.start()].count('\n') + 1
         raise QueryFileError(f'{path} line {line}: must be UTF-8 without NUL bytes')
-    header = HEADER.match(text)
-    if not header or header[1] != path.stem:
+    header = re.match(rf'-- name: {path.stem}\(([\w, ]*)\)\^ *\n', text)
+    if not header:
         raise QueryFileError(f'{path} line 1: must be -- name: {path.stem}(parameter, ...)^')
-    names = header[2].replace(',', ' ').split()
+    names = header[1].replace(',', ' ').split()
     parameters: dict[str, Parameter] = {}
 
     def number(found: re.Match) -> str:
         name, type_, coalesce = found['name'], found['type'], found['coalesce']
         if name not in names or name in parameters or not type_:
-            line = text.count('\n', 0, found.start('name')) + 1
+            line = text[: found.start('name')].count('\n') + 1
             raise QueryFileError(
                 f'{path} line {line}: :{name} is not allowed here. Each parameter of line 1 must'
                 ' occur once, as :name::type, or as coalesce(:name::type if it is optional'

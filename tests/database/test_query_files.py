@@ -14,7 +14,7 @@ from tests.support.commands import run
 from tests.support.postgres import program
 from tests.support.project import ROOT, copy_project, edit
 from tests.support.rows import ORACLES, PLAIN
-from tests.support.service import ApiProcess
+from tests.support.service import AVAILABLE, INACTIVE, TOP, ApiProcess
 from tools.embedded import EmbeddedServer
 
 FILES = sorted(FOLDER.glob('*.sql'))
@@ -23,11 +23,7 @@ ALL_FILES = FILES + sorted(PLAIN.glob('*.sql'))
 MOMENT = '2024-07-01T12:00:00+00:00'
 every_file = pytest.mark.parametrize('path', ALL_FILES, ids=lambda p: f'{p.parent.name}/{p.name}')
 TESTS = ROOT / 'tests' / 'functions'
-PATHS = {
-    'top_benefits': '/venues/top-benefits',
-    'available_benefits': '/venues/1/available-benefits?personId=1',
-    'inactivity_periods': '/venues/1/inactivity-periods',
-}
+PATHS = {'top_benefits': TOP, 'available_benefits': AVAILABLE, 'inactivity_periods': INACTIVE}
 
 
 def test_every_file_has_a_route_and_every_route_a_file() -> None:
@@ -116,7 +112,7 @@ def test_fourth_report_is_one_file_and_one_line(sample_url: str, tmp_path: Path)
 
 def test_parameters_are_those_of_the_rule(tmp_path: Path) -> None:
     path = tmp_path / 'busiest_days.sql'
-    path.write_text(FOURTH.replace('Days of', '100 % of the days of'))
+    path.write_text(FOURTH.replace('Days of', '100 % of the days of').ljust(50_000))
     assert load_query(path).parameters == (
         Parameter('venue_id', 'bigint', is_optional=False),
         Parameter('since', 'timestamptz', is_optional=False),
@@ -130,6 +126,7 @@ def test_cast_that_looks_like_a_parameter_is_kept(tmp_path: Path) -> None:
     sql = load_query(path).sql.decode()
     assert 'now()::timestamp::date' in sql
     assert 'coalesce($3::timestamptz' in sql
+    assert sql.count('/* busiest_days.sql */') == 1
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,12 @@
 import http.client
 from collections.abc import Callable
 
+import falcon.testing
 import pytest
 
+from api.app import create_app
+from api.config import Settings
+from api.http.pages import Page
 from tests.support.rows import Rows
 from tests.support.service import AVAILABLE, INACTIVE, PATHS, TOP, ApiProcess, as_of
 from tests.support.waiting import DEADLINE_S
@@ -182,9 +186,13 @@ def test_compressed_form_has_its_own_etag_and_304(api: ApiProcess) -> None:
         assert api.get('/openapi.json', headers=headers).status_code == status
 
 
-def test_small_answer_is_not_compressed(api: ApiProcess) -> None:
-    answer = api.get(as_of(INACTIVE, PAST), headers={'Accept-Encoding': 'gzip'})
-    assert 'content-encoding' not in answer.headers
+@pytest.mark.parametrize('length', [9_999, 10_000])
+def test_answer_is_compressed_from_10000_bytes_on(length: int) -> None:
+    app = create_app(Settings(database_url='host=/nowhere'))
+    app.add_route('/page', Page(b'x' * length, is_cacheable=True))
+    client = falcon.testing.TestClient(app, headers={'Accept-Encoding': 'gzip'})
+    is_compressed = 'content-encoding' in client.simulate_get('/page').headers
+    assert is_compressed == (length >= 10_000)
 
 
 def test_large_answer_arrives_whole(

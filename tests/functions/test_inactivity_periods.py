@@ -87,13 +87,6 @@ def test_silence_that_still_runs_ends_at_the_moment(rows: Rows) -> None:
     assert inactive(rows) == {1: [(T - 14 * DAY, T)]}
 
 
-def test_use_at_the_moment_ends_the_silence(rows: Rows) -> None:
-    rows.benefit(1)
-    use_every(rows, 1, OPENS, T - 14 * DAY, 5 * DAY)
-    use(rows, 1, T)
-    assert inactive(rows) == {1: [(T - 14 * DAY, T)]}
-
-
 def test_single_use_parts_the_window_in_two(rows: Rows) -> None:
     rows.benefit(1, 'month')
     use(rows, 1, OPENS + 50 * DAY)

@@ -3,7 +3,8 @@
 --
 -- Returns      one row: body (json), an array of sets in the order of their use. A set has a member for each
 --              parameter of the reports; a report with another parameter needs another member here
--- Performance  benefit_usage is read four times, and never sorted as a whole
+-- Performance  benefit_usage is read three times, and never sorted as a whole. A first or last use that is
+--              chosen is looked up by its benefit and time
 
 -- one row: the arguments. The texts are those of the two versions
 with params as materialized (
@@ -111,28 +112,21 @@ candidates (kind, group_no, id, venue_id, person_id, used_at) as (
     from drawn_uses
     inner join benefit on drawn_uses.benefit_id = benefit.id
     union all
-    (
-        select distinct on (benefit.id, ends.group_no)
-            'end' as kind,
-            ends.group_no,
-            benefit.id,
-            benefit."venueId" as venue_id,
-            benefit_usage."personId" as person_id,
-            benefit_usage."usageTimestamp" as used_at
-        from used_benefits
-        cross join
-            lateral (
-                values
-                (1, used_benefits.first_use),
-                (2, used_benefits.last_use)
-            ) as ends (group_no, used_at)
-        inner join benefit on used_benefits.benefit_id = benefit.id
-        inner join benefit_usage
-            on
-                used_benefits.benefit_id = benefit_usage."benefitId"
-                and ends.used_at = benefit_usage."usageTimestamp"
-        order by benefit.id asc, ends.group_no asc, benefit_usage."personId" asc
-    )
+    select
+        'end' as kind,
+        ends.group_no,
+        benefit.id,
+        benefit."venueId" as venue_id,
+        null::bigint as person_id,
+        ends.used_at
+    from used_benefits
+    cross join
+        lateral (
+            values
+            (1, used_benefits.first_use),
+            (2, used_benefits.last_use)
+        ) as ends (group_no, used_at)
+    inner join benefit on used_benefits.benefit_id = benefit.id
 ),
 
 -- one row per candidate, with its place by chance in its group
@@ -197,7 +191,16 @@ sets as (
     select
         case uses.kind when 'use' then numbers.set_no * 4 + 2 else numbers.set_no * 2 + 1 end as place,
         uses.venue_id,
-        uses.person_id,
+        coalesce(
+            uses.person_id,
+            (
+                select min(benefit_usage."personId")
+                from benefit_usage
+                where
+                    benefit_usage."benefitId" = uses.id
+                    and benefit_usage."usageTimestamp" = uses.used_at
+            )
+        ) as person_id,
         uses.used_at + shifts.shift as as_of
     from numbers
     inner join pool as uses

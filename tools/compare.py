@@ -12,7 +12,6 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ TABLE_SIZES = FOLDER.with_name('table_sizes.sql')
 # the cost is measured with one of this many sets of values
 COST_EVERY = 10
 ABSENT = object()
+Versions = dict[str, Query]  # the keys are 'old' and 'new'
 
 
-def load_versions(name: str, other: str, settings: Settings) -> dict[str, Query]:
+def load_versions(name: str, other: str, settings: Settings) -> Versions:
     """Load the versions 'old' and 'new': the service's file, and what it is compared with.
 
     Args:
@@ -72,16 +72,12 @@ def load_text(name: str, place: str, text: bytes) -> Query:
             raise QueryFileError(str(ex).replace(str(path), place)) from ex
 
 
-class PatientConnection(Connection):
-    """A connection without a client-side timeout, because drawing values can take long."""
-
-    wait = psycopg.Connection.wait
-
-
 def connect(settings: Settings) -> Connection:
     """Connect like the service; each transaction is read-only and has one snapshot."""
-    connection = PatientConnection.connect(**connection_parameters(settings))
+    connection = Connection.connect(**connection_parameters(settings))
     connection.set_up(settings)
+    # without a client-side timeout, because drawing values can take long
+    connection.wait = super(Connection, connection).wait
     connection.read_only = True
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     return connection
@@ -93,13 +89,11 @@ def execute(connection: Connection, query: Query, values: dict[str, Any]) -> tup
     return connection.execute(query.sql, arguments).fetchone() or (None, 'no row')
 
 
-def draw_sets(
-    connection: Connection, versions: dict[str, Query], count: int, seed: int
-) -> list[Values]:
+def draw_sets(connection: Connection, versions: Versions, count: int, seed: int) -> list[Values]:
     """Draw sets of values, all different: count, or as many as there are."""
     texts = [query.sql.decode() for query in versions.values()]
     arguments = {'texts': texts, 'seed': seed, 'set_count': count}
-    with connection.transaction(), tqdm(desc='values', disable=None, leave=False):
+    with connection.transaction(), tqdm(bar_format='drawing values', disable=None, leave=False):
         connection.execute('set local statement_timeout = 0')
         [body] = execute(connection, load_query(PARAMETERS), arguments)
     names = [each.name for each in versions['old'].parameters]
@@ -107,10 +101,8 @@ def draw_sets(
     return [dict(each) for each in sets][:count]
 
 
-def find_differing(
-    connection: Connection, versions: dict[str, Query], sets: list[Values]
-) -> list[tuple[Values, tuple, tuple]]:
-    """Return the sets whose answers differ; raises QueryFileError if a version fails with one."""
+def find_differing(connection: Connection, versions: Versions, sets: list[Values]) -> list[tuple]:
+    """Return the sets whose answers differ, with both; raises QueryFileError if a version fails."""
     differing = []
     for values in tqdm(sets, desc='answers', disable=None, leave=False):
         rows = []
@@ -125,44 +117,57 @@ def find_differing(
     return differing
 
 
-def describe_difference(*rows: tuple) -> str:
-    """Return a text about the first element in which two answers differ."""
+def describe_difference(values: Values, *rows: tuple) -> list[str]:
+    """Return lines with the values, and the first element in which their two answers differ."""
+    lines = [wrapped(' '.join(f'{name}={value or "null"}' for name, value in values.items()))]
     old, new = ({'missing': row[1], 'body': json.loads(row[0] or b'null')} for row in rows)
     if old == new:
-        return 'The JSON is equal, but its bytes differ.'
-    path, *elements = smallest_difference(old, new)
-    old, new = ('absent' if each is ABSENT else json.dumps(each)[:60] for each in elements)
-    return f'The first difference: {path[1:]}\n  old: {old}\n  new: {new}'
+        return [*lines, '  The JSON is equal, but its bytes differ.']
+    place, old, new = first_difference(old, new)
+    lines.append(wrapped(f'  {place[2:]}:'))
+    for version, element in (('old', old), ('new', new)):
+        text = 'absent' if element is ABSENT else json.dumps(element, ensure_ascii=False)
+        lines.append(wrapped(f'    {version}: {text}'))
+    return lines
 
 
-def smallest_difference(old: Any, new: Any, path: str = '') -> tuple[str, Any, Any]:
-    """Return the path and the values of the first element that differs in two JSON values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = [(f'.{key}', old.get(key, ABSENT), new.get(key, ABSENT)) for key in old | new]
-    elif isinstance(old, list) and isinstance(new, list):
-        pairs = enumerate(zip_longest(old, new, fillvalue=ABSENT))
-        parts = [(f'[{index}]', *pair) for index, pair in pairs]
-    else:
-        return path, old, new
-    part, old_part, new_part = next(each for each in parts if each[1] != each[2])
-    return smallest_difference(old_part, new_part, path + part)
+def first_difference(old: Any, new: Any, place: str = '') -> tuple[str, Any, Any]:
+    """Return the place and the values of the first element that differs in two JSON values."""
+    if type(old) is type(new):
+        old_parts, new_parts = parts(old), parts(new)
+        for name in old_parts | new_parts:
+            pair = old_parts.get(name, ABSENT), new_parts.get(name, ABSENT)
+            if pair[0] != pair[1]:
+                return first_difference(*pair, f'{place}, {name}')
+    return place, old, new
+
+
+def parts(value: Any) -> dict[str, Any]:
+    """Return the members of an object, or the elements of an array by their first member."""
+    if isinstance(value, list) and all(isinstance(each, dict) and each for each in value):
+        return {' '.join(map(str, next(iter(each.items())))): each for each in value}
+    return value if isinstance(value, dict) else {}
+
+
+def wrapped(line: str) -> str:
+    """Return a line as a text of at most four lines of 80 columns."""
+    indent = ' ' * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.fill(line, 80, subsequent_indent=indent, max_lines=4, placeholder=' ...')
 
 
 def psql(query: Query, values: Values) -> str:
     """Return a shell command that runs a version with a set of values."""
     show = 'git show' if ':' in str(query.path) else 'cat'
-    parts = [f'{show} {query.path} |', 'PGTZ=UTC psql "$DATABASE_URL" -XAt']
+    command = [f'{show} {query.path} |', 'PGTZ=UTC psql "$DATABASE_URL" -XAt']
     for name, value in values.items():
-        parts.append(f'-v {name}=' + ('NULL' if value is None else f'"\'{value}\'"'))
-    return ' \\\n  '.join(parts)
+        command.append(f'-v {name}=' + ('NULL' if value is None else f'"\'{value}\'"'))
+    return ' \\\n  '.join(command)
 
 
-def measure(connection: Connection, versions: dict[str, Query], sets: list[Values]) -> list[dict]:
-    """Run both versions with each set, in the order old, new, new, old, in both kinds of plans.
+def measure(connection: Connection, versions: Versions, sets: list[Values]) -> list[dict]:
+    """Return EXPLAIN's output for executions of both versions, each with 'mode' and 'version'.
 
-    Returns:
-        The output of EXPLAIN for each execution, with 'mode' and 'version'. It has no time per
-        node, because this slows down a plan in which many rows pass from node to node.
+    It has no time per node, because this slows down a plan in which many rows pass between nodes.
     """
     for version, query in versions.items():
         connection.execute(f'prepare {version} as '.encode() + query.sql)
@@ -182,9 +187,7 @@ def measure(connection: Connection, versions: dict[str, Query], sets: list[Value
     return executions
 
 
-def describe_cost(
-    connection: Connection, versions: dict[str, Query], sets: list[Values]
-) -> tuple[str, str, str]:
+def describe_cost(connection: Connection, versions: Versions, sets: list[Values]) -> list[str]:
     """Return the verdict about the cost, and texts about the server and about the cost."""
     try:
         executions = json.dumps(measure(connection, versions, sets))
@@ -193,11 +196,7 @@ def describe_cost(
         verdict, report, tables = 'cost not measured', in_one_line(ex), ''
     text = TABLE_SIZES.read_text().replace(":'tables'", psycopg.sql.quote(tables or ''))
     [sizes] = connection.execute(text).fetchone()
-    wrapped = [
-        '\n'.join(textwrap.fill(line, 80, subsequent_indent='    ') for line in text.splitlines())
-        for text in (sizes, report)
-    ]
-    return verdict, *wrapped
+    return [verdict, *('\n'.join(map(wrapped, each.splitlines())) for each in (sizes, report))]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -215,10 +214,11 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [f'{version}: {query.path}' for version, query in versions.items()]
     lines += [server, f'{len(sets)} sets of values, seed {arguments.seed}', '']
     if differing:
-        values, *rows = differing[0]
-        lines += [describe_difference(*rows), '']
-        for version, query in versions.items():
-            lines += [f'# the {version} answer', psql(query, values), '']
+        lines.append('Where answers differ (at most three):')
+        for example in differing[:3]:
+            lines += describe_difference(*example)
+        lines += ['', 'In psql, the first one (a temporary database is gone: see db/README.md):']
+        lines += [psql(query, differing[0][0]) for query in versions.values()] + ['']
     lines.append(cost)
     if arguments.format == 'markdown':
         verdict, lines = f'**{verdict}**', ['```text', *lines, '```']
@@ -241,8 +241,9 @@ def main() -> int:
     try:
         return run(arguments)
     except (StartError, OSError, psycopg.Error) as ex:
-        print(f'error: {in_one_line(ex)}', file=sys.stderr)
-        return 2
+        parser.exit(2, f'error: {in_one_line(ex)}\n')
+    except KeyboardInterrupt:
+        return 130  # as shells do
 
 
 if __name__ == '__main__':

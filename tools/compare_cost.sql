@@ -84,28 +84,39 @@ changed_nodes as (
     having count(*) filter (where nodes.version = 'old') <> count(*) filter (where nodes.version = 'new')
 ),
 
--- one row per kind of plan whose nodes changed
+-- one row per kind of plan
 changes as (
     select
-        changed_nodes.mode,
+        modes.mode,
         concat(
             'nodes of ',
-            changed_nodes.mode,
+            modes.mode,
             ' plans: ',
-            coalesce(
-                string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
-                filter (where changed_nodes.version = 'old'),
-                'nothing'
-            ),
-            ' → ',
-            coalesce(
-                string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
-                filter (where changed_nodes.version = 'new'),
-                'nothing'
-            )
+            case
+                when count(changed_nodes.mode) = 0 then 'the same'
+                else
+                    concat(
+                        coalesce(
+                            string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
+                            filter (where changed_nodes.version = 'old'),
+                            'nothing'
+                        ),
+                        ' -> ',
+                        coalesce(
+                            string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
+                            filter (where changed_nodes.version = 'new'),
+                            'nothing'
+                        )
+                    )
+            end
         ) as line
-    from changed_nodes
-    group by changed_nodes.mode
+    from (
+        values
+        ('custom'),
+        ('generic')
+    ) as modes (mode)
+    left join changed_nodes on modes.mode = changed_nodes.mode
+    group by modes.mode
 ),
 
 -- one row per line of the report
@@ -151,8 +162,11 @@ select
         select
             concat(
                 case
-                    -- less is noise
-                    when abs(old.median_ms - new.median_ms) < 0.1 then 'about as fast; '
+                    -- smaller differences are noise
+                    when
+                        abs(old.median_ms - new.median_ms) < 0.1
+                        or old.median_ms / new.median_ms between 0.8 and 1.25
+                        then 'about as fast; '
                     else to_char(old.median_ms / new.median_ms, 'FM999,990.0') || ' times as fast; '
                 end,
                 to_char(new.buffers / greatest(old.buffers, 1), 'FM999,990.0'),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.errors import QueryCanceled
 from tqdm import tqdm
 
 from api import StartError
@@ -27,8 +28,7 @@ from api.server import check
 PARAMETERS = Path(__file__).with_name('compare_parameters.sql')
 COST = Path(__file__).with_name('compare_cost.sql')
 TABLE_SIZES = FOLDER.with_name('table_sizes.sql')
-# the cost is measured with one of this many sets of values
-COST_EVERY = 10
+COST_EVERY = 10  # the cost is measured with one of this many sets of values
 ABSENT = object()
 Versions = dict[str, Query]  # the keys are 'old' and 'new'
 
@@ -73,10 +73,9 @@ def load_text(name: str, place: str, text: bytes) -> Query:
 
 
 def connect(settings: Settings) -> Connection:
-    """Connect like the service; each transaction is read-only and has one snapshot."""
+    """Connect like the service, but without a client-side timeout: drawing values can take long."""
     connection = Connection.connect(**connection_parameters(settings))
     connection.set_up(settings)
-    # without a client-side timeout, because drawing values can take long
     connection.wait = super(Connection, connection).wait
     connection.read_only = True
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -93,7 +92,7 @@ def draw_sets(connection: Connection, versions: Versions, count: int, seed: int)
     """Draw sets of values, all different: count, or as many as there are."""
     texts = [query.sql.decode() for query in versions.values()]
     arguments = {'texts': texts, 'seed': seed, 'set_count': count}
-    with connection.transaction(), tqdm(bar_format='drawing values', disable=None, leave=False):
+    with connection.transaction(), tqdm(bar_format='drawing values ...', disable=None, leave=False):
         connection.execute('set local statement_timeout = 0')
         [body] = execute(connection, load_query(PARAMETERS), arguments)
     names = [each.name for each in versions['old'].parameters]
@@ -111,7 +110,8 @@ def find_differing(connection: Connection, versions: Versions, sets: list[Values
                 try:
                     rows.append(execute(connection, query, values))
                 except psycopg.Error as ex:
-                    raise QueryFileError(f'{query.path}, {values}: {in_one_line(ex)}') from ex
+                    hint = '; TIMEOUT=60 allows 60 s' if isinstance(ex, QueryCanceled) else ''
+                    raise QueryFileError(f'{query.path}, {values}: {in_one_line(ex)}{hint}') from ex
         if rows[0] != rows[1]:
             differing.append((values, *rows))
     return differing
@@ -192,7 +192,7 @@ def describe_cost(connection: Connection, versions: Versions, sets: list[Values]
     try:
         executions = json.dumps(measure(connection, versions, sets))
         verdict, report, tables = execute(connection, load_query(COST), {'executions': executions})
-    except psycopg.errors.QueryCanceled as ex:
+    except QueryCanceled as ex:
         verdict, report, tables = 'cost not measured', in_one_line(ex), ''
     text = TABLE_SIZES.read_text().replace(":'tables'", psycopg.sql.quote(tables or ''))
     [sizes] = connection.execute(text).fetchone()
@@ -214,10 +214,10 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [f'{version}: {query.path}' for version, query in versions.items()]
     lines += [server, f'{len(sets)} sets of values, seed {arguments.seed}', '']
     if differing:
-        lines.append('Where answers differ (at most three):')
+        lines.append('Examples of different answers, each with the first element that differs:')
         for example in differing[:3]:
             lines += describe_difference(*example)
-        lines += ['', 'In psql, the first one (a temporary database is gone: see db/README.md):']
+        lines += ['', 'The first example in psql (a temporary database is gone, see db/README.md):']
         lines += [psql(query, differing[0][0]) for query in versions.values()] + ['']
     lines.append(cost)
     if arguments.format == 'markdown':

@@ -9,7 +9,7 @@
 # soak: MINUTES=1 SOAK_SEED=7   duration, and the seed of a run to repeat
 # mutants: COUNT=40 SEED=1 FOLDERS='db/functions api/http api/database'   changes per folder, random seed, folders
 # bench: the uses to load, seconds per HTTP measurement, rounds, what to measure, other PostgreSQL versions, output
-#   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql unindexed memory draw'
+#   USAGES=20000000   SECONDS=3   ROUNDS=5   PARTS='http sql unindexed draw'
 #   POSTGRES_BINS='/usr/lib/postgresql/15/bin /usr/lib/postgresql/13/bin'   OUT=docs/speed
 
 PYTHON ?= python3
@@ -79,7 +79,7 @@ format: .venv/installed ## Fix what ruff and sqlfluff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix --disable-progress-bar db tools
 
-bench: .venv/installed .venv-bench/installed ## Measure speed and memory, and draw charts (USAGES=20000000)
+bench: .venv/installed .venv-bench/installed ## Measure speed, and draw charts (USAGES=20000000)
 	@$(BIN)/python -m tests.bench --usages $(USAGES) --seconds $(SECONDS) --rounds $(ROUNDS) --out $(OUT) \
 	    $(if $(PARTS),--parts $(PARTS)) $(if $(POSTGRES_BINS),--postgres $(POSTGRES_BINS))
 

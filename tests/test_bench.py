@@ -50,14 +50,13 @@ def test_small_run_measures_every_report_in_sql(tmp_path: Path) -> None:
     subprocess.run(
         [
             *[sys.executable, '-m', 'tests.bench', '--usages', '10000', '--rounds', '1'],
-            *['--parts', 'sql', 'unindexed', 'memory', '--out', str(tmp_path)],
+            *['--parts', 'sql', 'unindexed', '--out', str(tmp_path)],
         ],
         cwd=ROOT,
         env=clean_environment(),
         check=True,
     )
     results = Results(tmp_path)
-    assert results.records('memory')[0]['answer'] > 0
     [part] = results.sql_parts()
     for report in REPORTS:
         assert [r['uses'] for r in results.records(part, report=report)] == [10, 100, 1000, 10000]

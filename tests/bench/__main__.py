@@ -1,4 +1,4 @@
-"""`make bench`: the speed and memory of the reports, and of the same file on other servers."""
+"""`make bench`: the speed of the reports, and of the same file on other servers."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import http, memory, sql
+from tests.bench import http, sql
 from tests.bench.data import Databases, Size, databases
 from tests.bench.results import Results
 from tests.bench.servers import BENCH_PYTHON, CORES
@@ -18,7 +18,7 @@ from tools.embedded import EmbeddedServerError
 
 USES_PER_VENUE = 2000
 MIN_VENUES = 10
-PARTS = ('http', 'sql', 'unindexed', 'memory', 'draw')
+PARTS = ('http', 'sql', 'unindexed', 'draw')
 
 
 def describe(size: Size, version: str) -> dict:
@@ -45,17 +45,15 @@ def measure(part: str, where: Databases, results: Results, arguments: argparse.N
         sizes = [arguments.usages // fraction for fraction in (1000, 100, 10, 1)]
         records = sql.measure(where, sizes, arguments.rounds)
         part = f'sql {where.version.partition(".")[0]}'
-    elif part == 'unindexed':
+    else:
         sizes = [arguments.usages // fraction for fraction in (100, 10)]
         # a report may take more than ten seconds here
         records = sql.measure(where, sizes, rounds=2, has_indexes=False)
-    else:
-        records = memory.measure(where)
     results.replace(part, run, records)
 
 
 def main() -> int:
-    """Measure the reports on temporary databases: over HTTP, in SQL, and in memory."""
+    """Measure the reports on temporary databases: over HTTP and in SQL."""
     parser = argparse.ArgumentParser(prog='python -m tests.bench', description=main.__doc__)
     parser.add_argument('--usages', type=int, default=2_000_000)
     parser.add_argument('--seconds', type=int, default=3, help='of one measurement over HTTP')

@@ -110,18 +110,6 @@ def versions(results: Results) -> Table:
     return [['ms on older PostgreSQL, by uses', *(f'{uses:,}' for uses in sizes)], *rows]
 
 
-def memory(results: Results) -> Table:
-    """Return what a large answer costs."""
-    titles = {
-        'idle': 'one worker, idle',
-        'peak': 'above that, at most, while it answers top_benefits',
-        'answer': 'that answer',
-    }
-    [record] = results.records('memory') or [{}]
-    rows = [[titles[name], f'{number(record[name] / 1e6)} MB'] for name in titles if name in record]
-    return [['memory', 'size'], *rows]
-
-
 def failures(results: Results) -> int:
     """Return the number of failed requests over HTTP."""
     records = results.records('http')
@@ -130,7 +118,7 @@ def failures(results: Results) -> int:
 
 def tables(results: Results) -> list[Table]:
     """Return the tables of everything that was measured."""
-    found = [runs(results), *http(results), memory(results)]
+    found = [runs(results), *http(results)]
     if results.records('http'):
         found.append(servers(results))
     if parts := results.sql_parts():

@@ -14,6 +14,7 @@ from typing import Any
 
 import falcon
 import gevent
+from gevent.socket import wait_read
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
@@ -103,7 +104,11 @@ class Channel(HTTPChannel):
                 elif self.writable():
                     self.handle_write()
                 else:
+                    # other connections go on, even if the next request is already there
+                    wait_read(self.socket.fileno(), self.adj.channel_timeout)
                     self.handle_read()
+        except TimeoutError:  # the client is idle
+            pass
         except Exception:
             log.exception('the server failed to answer a request')
         finally:

@@ -12,8 +12,6 @@ from api.server.http_server import create_servers
 
 # seconds between heartbeats
 INTERVAL_S = 0.25
-# connections that a worker accepts before it compares itself with others again
-BATCH = 3
 # maximum number of seconds to defer to workers with fewer connections, and seconds between checks
 MAX_DEFERRED_S = 0.01
 PAUSE_S = 0.0005
@@ -22,6 +20,14 @@ CHECK_INTERVAL_S = 0.05
 # seconds for which a connection stays open after its last activity during shutdown, since the
 # client may be sending a request
 LINGER_S = 1.0
+
+
+def accept(server: BaseWSGIServer) -> bool:
+    """Accept a connection, and return whether there was one, below MAX_CONNECTIONS."""
+    before = len(server.active_channels)
+    if server.readable():
+        server.handle_accept()
+    return len(server.active_channels) > before
 
 
 class WaitressWorker(GeventWorker):
@@ -46,23 +52,23 @@ class WaitressWorker(GeventWorker):
             deadline = time.monotonic() + MAX_DEFERRED_S
             while self._another_has_fewer() and time.monotonic() < deadline:
                 gevent.sleep(PAUSE_S)
+            while accept(server) and not self._another_has_fewer():
+                pass
             while not server.readable():  # it has MAX_CONNECTIONS
                 gevent.sleep(CHECK_INTERVAL_S)
-            for _ in range(BATCH):
-                server.handle_accept()
 
     def _another_has_fewer(self) -> bool:
-        """Share the number of connections, and return whether another worker has fewer."""
+        """Share the number of connections, and return whether another worker has clearly fewer."""
         own = 1 + sum(len(server.active_channels) for server in self._servers)  # 0: no worker
         self._counts[self._place] = own
-        return own > min(filter(None, self._counts))
+        return own - own // 8 > min(filter(None, self._counts))
 
     def _drain(self) -> None:
         """Accept the connections in the backlog, and wait until all requests are answered."""
         self._counts[self._place] = 0
         for server in self._servers:
-            for _ in range(server.adj.backlog):
-                server.handle_accept()
+            while accept(server):
+                pass
             wasyncore.dispatcher.close(server)
         # gunicorn's deadline began with its signal
         deadline = time.monotonic() + self.cfg.graceful_timeout - 2 * INTERVAL_S

@@ -127,7 +127,7 @@ def describe_difference(values: Values, *rows: tuple) -> list[str]:
     lines.append(wrapped(f'  {place[2:]}:'))
     for version, element in (('old', old), ('new', new)):
         text = 'absent' if element is ABSENT else json.dumps(element, ensure_ascii=False)
-        lines.append(wrapped(f'    {version}: {text}'))
+        lines.append(wrapped(f'    {version}: {text}', limit=4))
     return lines
 
 
@@ -149,10 +149,10 @@ def parts(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def wrapped(line: str) -> str:
-    """Return a line as a text of at most four lines of 80 columns."""
+def wrapped(line: str, limit: int | None = None) -> str:
+    """Return a line as lines of at most 80 columns; '...' replaces those beyond the limit."""
     indent = ' ' * (len(line) - len(line.lstrip()) + 4)
-    return textwrap.fill(line, 80, subsequent_indent=indent, max_lines=4, placeholder=' ...')
+    return textwrap.fill(line, 80, subsequent_indent=indent, max_lines=limit, placeholder=' ...')
 
 
 def psql(query: Query, values: Values) -> str:

@@ -124,7 +124,9 @@ def test_server_that_stops_answering_holds_no_request_for_ever(
     for (pid,) in sessions:
         os.kill(pid, signal.SIGSTOP)
     try:
+        begun = time.monotonic()
         assert httpx.get(api.url + TOP, timeout=DEADLINE_S).status_code == 504
+        assert time.monotonic() - begun > 1.4  # the server has a second to cancel the statement
         assert api.get('/live').status_code == 200
     finally:
         for (pid,) in sessions:

@@ -103,10 +103,8 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
     return {
         'fallback_application_name': f'membership-benefits-api/{os.getpid()}',
         'connect_timeout': os.environ.get('PGCONNECT_TIMEOUT', '2'),
-        # these detect a lost server
+        # these detect a lost server, and keep idle connections alive in firewalls
         'keepalives_idle': 5,
-        'keepalives_interval': 1,
-        'keepalives_count': 3,
         'tcp_user_timeout': 5000,
         **conninfo_to_dict(settings.database_url),
         # responses pass on the server's bytes, and JSON is UTF-8; this overrides the role's setting

@@ -32,7 +32,7 @@ grant select (id) on person to membership_benefits_api;
 
 -- PUBLIC, and so this role, may create temporary tables and, in databases created before PostgreSQL 15,
 -- tables in the schema public. The read-only default blocks both, but a session can change it. These
--- statements revoke both from all roles without a grant of their own; ask the owner of the database first:
+-- statements revoke both from PUBLIC; ask the owner of the database first:
 --
 -- revoke create on schema public from public;
 -- do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$;

@@ -67,8 +67,8 @@ with overrides (benefit_id, popularity, unused_from, unused_to) as (
     (7, 0.1, null, null)
 ),
 
--- one row per benefit that is used: its cooldown, the length of an interval between uses in cooldowns, and
--- the columns of overrides
+-- one row per benefit: its cooldown, the length of an interval as a multiple of it, and the columns of
+-- overrides
 plans as materialized (
     select
         benefit.id as benefit_id,

@@ -1,4 +1,4 @@
-"""A connection pool that retries a statement once if its connection was lost."""
+"""A connection pool that retries a statement once after a lost connection or a conflict."""
 
 import atexit
 import logging

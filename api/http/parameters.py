@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 
 from api.database.queries import Parameter, Query, QueryFileError, Values
 from api.http.problems import Problem
@@ -58,6 +59,7 @@ def timestamptz(text: str) -> str:
 READERS: dict[str, Callable[[str], str]] = {'bigint': bigint, 'timestamptz': timestamptz}
 
 
+@cache
 def http_name(name: str) -> str:
     """Return a parameter's name in HTTP: venueId for venue_id."""
     head, *tail = name.split('_')

@@ -1,8 +1,8 @@
 """waitress on a worker's listening sockets: greenlets, limits, problem documents.
 
 gunicorn's own gevent worker has an HTTP parser with other limits, and answers invalid HTTP with a
-page of its own. So waitress reads requests and writes responses. Its loop and its threads are not
-used: gevent's sockets wait.
+page of its own. So waitress reads requests and writes responses. Greenlets replace its loop and
+its threads.
 """
 
 import logging
@@ -37,7 +37,7 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
-        # if the headers are too long, waitress passes GET / instead of the request line
+        # for headers that are too long, waitress passes a made-up GET /
         self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)
@@ -45,7 +45,7 @@ class Parser(HTTPRequestParser):
             raise ParsingError(str(ex)) from ex
         headers = self.headers
         # a proxy could read a different length or host (request smuggling, RFC 9112, section 6.3);
-        # waitress has removed Transfer-Encoding in HTTP/1.1
+        # waitress keeps Transfer-Encoding only in HTTP/1.0
         if 'TRANSFER_ENCODING' in headers or (self.chunked and 'CONTENT_LENGTH' in headers):
             raise ParsingError('ambiguous length')
         if ',' in headers.get('HOST', ',' if self.version == '1.1' else ''):
@@ -104,7 +104,7 @@ class Channel(HTTPChannel):
                 elif self.writable():
                     self.handle_write()
                 else:
-                    # other connections go on, even if the next request is already there
+                    # let other greenlets run, even if the next request is already there
                     wait_read(self.socket.fileno(), self.adj.channel_timeout)
                     self.handle_read()
         except TimeoutError:  # the client is idle

@@ -15,7 +15,7 @@ INTERVAL_S = 0.25
 # maximum number of seconds to defer to workers with fewer connections, and seconds between checks
 MAX_DEFERRED_S = 0.01
 PAUSE_S = 0.0005
-# seconds between checks for clients during shutdown, and for free connections
+# seconds between checks during shutdown, and while MAX_CONNECTIONS are open
 CHECK_INTERVAL_S = 0.05
 # seconds for which a connection stays open after its last activity during shutdown, since the
 # client may be sending a request
@@ -23,7 +23,7 @@ LINGER_S = 1.0
 
 
 def accept(server: BaseWSGIServer) -> bool:
-    """Accept a connection, and return whether there was one, below MAX_CONNECTIONS."""
+    """Accept a connection if any, up to MAX_CONNECTIONS; return whether there was one."""
     before = len(server.active_channels)
     if server.readable():
         server.handle_accept()
@@ -46,7 +46,7 @@ class WaitressWorker(GeventWorker):
         self._drain()
 
     def _accept_connections(self, server: BaseWSGIServer) -> None:
-        """Accept connections. Defer to a worker with fewer for a moment: it may be stuck."""
+        """Accept connections. Defer to a worker with fewer, but briefly: it may be stuck."""
         while True:
             wait_read(server.socket.fileno())
             deadline = time.monotonic() + MAX_DEFERRED_S
@@ -74,7 +74,7 @@ class WaitressWorker(GeventWorker):
         deadline = time.monotonic() + self.cfg.graceful_timeout - 2 * INTERVAL_S
         while self._has_clients():
             if time.monotonic() > deadline:
-                self.log.warning('worker %s ends with answers in progress', self.pid)
+                self.log.warning('worker %s ends with responses in progress', self.pid)
                 break
             self.notify()
             gevent.sleep(CHECK_INTERVAL_S)

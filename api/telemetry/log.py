@@ -21,7 +21,7 @@ from threading import Thread
 
 from api.telemetry import metrics
 
-# maximum number of queued lines per process: a busy process logs about as many in one second
+# maximum number of queued lines per process: a busy process logs as many in a few seconds
 MAX_LINES = 4096
 # seconds for which lines are collected, so that one system call writes many of them
 BATCH_S = 0.1
@@ -31,7 +31,7 @@ FLUSH_S = 1.0
 END = b''
 NEEDS_QUOTES = re.compile(r'[\s="]')
 
-# the id of the request that the current thread answers; every line has it
+# the id of the current request; each line that is logged meanwhile has it
 request_id: ContextVar[str | None] = ContextVar('request_id', default=None)
 
 
@@ -81,7 +81,7 @@ class LogHandler(logging.Handler):
     def __init__(self, write: Callable[[int, bytes], int]) -> None:
         super().__init__()
         self._os_write = write
-        # The lines of several processes stay whole only in writes of at most PIPE_BUF to a pipe
+        # in a pipe, only writes of at most PIPE_BUF keep the lines of several processes whole
         is_file = stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode)
         self._batch_bytes = 64 * 1024 if is_file else select.PIPE_BUF
         self._pid = 0
@@ -116,7 +116,7 @@ class LogHandler(logging.Handler):
             lines = [queue.get()]
             time.sleep(BATCH_S)
             if os.getpid() != pid:
-                continue  # a fork has copied this greenlet, but the parent writes these lines
+                continue  # a copy of the thread in a forked process: the parent writes these lines
             lines += [queue.get() for _ in range(queue.qsize())]
             batch = b''
             for line in lines:

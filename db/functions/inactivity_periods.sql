@@ -5,10 +5,10 @@
 -- Returns      one row. body (json): an array with one element per benefit that has such a period, ordered by
 --              id. missing (text): 'venue_id' if that id does not exist, else null. If not null, ignore body
 -- Index        benefit ("venueId"); benefit_usage ("benefitId", "usageTimestamp")
--- Performance  A gap is between two uses, or between a use and the start or end of the report. The query
+-- Performance  A gap is between two uses, or a use and the start or end of the 180 days. The query
 --              probes times one threshold apart, so every gap of at least one threshold contains a probe
---              time. Two index lookups per probe time find the gap around it: at most 26 per benefit (13
---              probe times: 180 / 14, rounded up), however many uses it has. The plain form,
+--              time. Two index lookups find the gap around a probe time: per benefit, 26 for at most 13
+--              probe times (180 / 14, rounded up), however many uses there are. The plain form,
 --              db/plain/inactivity_periods.sql, has the same result, but reads all uses in the 180 days
 
 -- one row: the arguments. A null timestamp means now. as_of is in UTC without a time zone, like

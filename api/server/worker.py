@@ -1,5 +1,6 @@
 """A gunicorn worker that serves HTTP with waitress and gevent."""
 
+import gc
 import time
 
 import gevent
@@ -35,6 +36,10 @@ class WaitressWorker(GeventWorker):
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
+        # fewer garbage collections, without the objects of modules: 5 to 10 % of the CPU time of a
+        # response if the latency of the database is 1 ms
+        gc.freeze()
+        gc.set_threshold(10_000)
         self._counts = self.app.connection_counts
         self._place = self.age % len(self._counts)
         self._servers = create_servers(self.wsgi, self.sockets, self.app.settings.client_timeout_s)

@@ -19,7 +19,7 @@ from api.config import ConfigError, Settings
 GRACE_S = 1.0
 # To switch to another greenlet and back takes longer than most responses of a local database. So
 # the process blocks for up to LOCAL_WAIT_S, unless each of the last LAST_ANSWERS responses took
-# more than QUICK_S. With a local database, the service has 1.3 to 1.5 times as many responses per
+# more than QUICK_S. With a local database, blocking gives 1.3 to 1.5 times as many responses per
 # second
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
@@ -75,12 +75,12 @@ class Connection(psycopg.Connection):
             self._late_answers = self._late_answers + 1 if is_late else 0
 
     def _wait_alone(self, generator: PQGen) -> PQGen:
-        """If the server is local, block the process for up to LOCAL_WAIT_S before waiting."""
+        """If the server is local, wait up to LOCAL_WAIT_S for it before switching greenlets."""
         try:
             state = next(generator)
             is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
             if state == WAIT_R and is_local and self._late_answers < LAST_ANSWERS:
-                with suppress(_WaitTimeout):  # documented by psycopg.Connection.wait
+                with suppress(_WaitTimeout):
                     once = (each for each in [WAIT_R])
                     wait_c(once, self.pgconn.socket, LOCAL_WAIT_S, LOCAL_WAIT_S)
                     state = generator.send(READY_R)

@@ -37,7 +37,7 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
-        # for headers that are too long, waitress passes a made-up GET /
+        # waitress replaces headers that are too long with GET /: look at what it has received
         self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)
@@ -62,14 +62,14 @@ class Task(WSGITask):
         return super().build_response_header()
 
     def set_close_on_finish(self) -> None:
-        """Close the connection after a response without a length, but not after a 304."""
+        """Do not close the connection only because a 304 has no length (called by waitress)."""
         is_wanted = self.request.headers.get('CONNECTION', '').lower() == 'close'
         if is_wanted or self.has_body or self.version == '1.0':
             super().set_close_on_finish()
 
 
 class ProblemTask(ErrorTask):
-    """Answers a request that waitress refuses with a problem document."""
+    """Sends a problem document for a request that waitress refuses."""
 
     def execute(self) -> None:
         """Write the answer, and close the connection (called by waitress)."""
@@ -141,7 +141,7 @@ def create_servers(
         log_socket_errors=False,
         # responses stay in memory until clients read them: a temporary folder may be full
         outbuf_overflow=sys.maxsize,
-        # beyond it, waitress would wait until its loop has sent a part
+        # beyond this size, waitress would wait for its loop, which does not run
         outbuf_high_watermark=sys.maxsize,
     )
     servers = [each for each in watched.values() if isinstance(each, BaseWSGIServer)]

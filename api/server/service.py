@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 API = Path(__file__).parents[1]
 # not imported again at a reload, because gunicorn keeps its Service
 STABLE_MODULES = ('api.server', __name__)
-# places for the number of connections of a worker; gunicorn numbers workers, so they take turns
+# length of connection_counts; a worker uses the entry age % CONNECTION_COUNTS
 CONNECTION_COUNTS = 256
 
 
@@ -88,7 +88,7 @@ class Service(Application):
         """Load code, settings and SQL files again; if that fails, keep the old (on SIGHUP)."""
         try:
             self._load_new_version()
-        except Exception as ex:  # noqa: BLE001 - the service goes on, whatever it is
+        except Exception as ex:  # noqa: BLE001 - any error keeps the old version
             log.error('the new version cannot be loaded, the old version is kept: %s', ex)
         super().reload()
 

@@ -193,7 +193,7 @@ def describe_cost(connection: Connection, versions: Versions, sets: list[Values]
         executions = json.dumps(measure(connection, versions, sets))
         verdict, report, tables = execute(connection, load_query(COST), {'executions': executions})
     except QueryCanceled as ex:
-        verdict, report, tables = 'cost not measured', in_one_line(ex), ''
+        verdict, report, tables = 'cost not measured; see TIMEOUT', in_one_line(ex), ''
     text = TABLE_SIZES.read_text().replace(":'tables'", psycopg.sql.quote(tables or ''))
     [sizes] = connection.execute(text).fetchone()
     return [verdict, *('\n'.join(map(wrapped, each.splitlines())) for each in (sizes, report))]

@@ -107,7 +107,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         'keepalives_idle': 5,
         'tcp_user_timeout': 5000,
         **conninfo_to_dict(settings.database_url),
-        # responses pass on the server's bytes, and JSON is UTF-8; this overrides the role's setting
+        # responses contain the server's bytes, and JSON is UTF-8; this overrides the role's setting
         'client_encoding': 'UTF8',
         'autocommit': True,
         # RawCursor takes PostgreSQL's parameters: $1, $2

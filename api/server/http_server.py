@@ -37,7 +37,7 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
-        # waitress replaces headers that are too long with GET /: look at what it has received
+        # if headers are too long, header_plus is GET /: look at the bytes received before
         self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)

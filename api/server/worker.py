@@ -13,13 +13,13 @@ from api.server.http_server import create_servers
 
 # seconds between heartbeats
 INTERVAL_S = 0.25
-# maximum number of seconds to defer to workers with fewer connections, and seconds between checks
+# maximum seconds to let workers with fewer connections accept first, and seconds between checks
 MAX_DEFERRED_S = 0.01
 PAUSE_S = 0.0005
 # seconds between checks during shutdown, and while MAX_CONNECTIONS are open
 CHECK_INTERVAL_S = 0.05
-# seconds for which a connection stays open after its last activity during shutdown, since the
-# client may be sending a request
+# seconds that shutdown keeps a connection open after its last activity, since the client may be
+# sending a request
 LINGER_S = 1.0
 
 
@@ -78,7 +78,7 @@ class WaitressWorker(GeventWorker):
             while accept(server):
                 pass
             wasyncore.dispatcher.close(server)
-        # gunicorn's time limit started at its signal
+        # gunicorn's time limit counts from SIGTERM
         deadline = time.monotonic() + self.cfg.graceful_timeout - 2 * INTERVAL_S
         while self._has_clients():
             if time.monotonic() > deadline:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 API = Path(__file__).parents[1]
 # not imported again at a reload, because gunicorn keeps its Service
 STABLE_MODULES = ('api.server', __name__)
+# cores that the process may use; macOS reports only how many there are
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 # length of connection_counts; a worker uses the entry age % CONNECTION_COUNTS
 CONNECTION_COUNTS = 256
 
@@ -62,7 +64,7 @@ class Service(Application):
         sql_files = {query.path.parent for query in self._reports.values()}
         return {
             'bind': f'{host}:{settings.port}',
-            'workers': settings.workers or len(os.sched_getaffinity(0)),
+            'workers': settings.workers or CORES,
             'worker_class': 'api.server.worker.WaitressWorker',
             'timeout': settings.worker_timeout_s,
             'graceful_timeout': settings.shutdown_timeout_s,

@@ -1,7 +1,6 @@
 """`make compare`: compare the answers and the cost of two versions of a report's SQL file.
 
-Both versions run with the parameter values that compare_parameters.sql draws, in read-only
-transactions. For each set of values, both see the same snapshot and the same now().
+Both run with values from compare_parameters.sql, on the same snapshot and with the same now().
 """
 
 import argparse
@@ -210,7 +209,8 @@ def run(arguments: argparse.Namespace) -> int:
         differing = find_differing(connection, versions, sets)
         cost_verdict, server, cost = describe_cost(connection, versions, sets[::COST_EVERY])
     result, count = ('differ', len(differing)) if differing else ('equal', len(sets))
-    verdict = f'{count} of {len(sets)} answers {result}; {cost_verdict}'
+    same = '; both versions are the same' if versions['old'].sql == versions['new'].sql else ''
+    verdict = f'{count} of {len(sets)} answers {result}; {cost_verdict}{same}'
     lines = [f'{version}: {query.path}' for version, query in versions.items()]
     lines += [server, f'{len(sets)} sets of values, seed {arguments.seed}', '']
     if differing:

@@ -69,16 +69,13 @@ costs as (
     group by executions.mode, executions.version
 ),
 
--- one row per kind of node that the plans of one version have more often: that version
+-- one row per kind of node that the new plans have more or less often
 changed_nodes as (
     select
         nodes.mode,
         nodes.description,
-        case
-            when count(*) filter (where nodes.version = 'old') > count(*) filter (where nodes.version = 'new')
-                then 'old'
-            else 'new'
-        end as version
+        count(*) filter (where nodes.version = 'new')
+        > count(*) filter (where nodes.version = 'old') as is_more
     from nodes
     group by nodes.mode, nodes.description
     having count(*) filter (where nodes.version = 'old') <> count(*) filter (where nodes.version = 'new')
@@ -95,18 +92,14 @@ changes as (
             case
                 when count(changed_nodes.mode) = 0 then 'the same'
                 else
-                    concat(
-                        coalesce(
-                            string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
-                            filter (where changed_nodes.version = 'old'),
-                            'nothing'
-                        ),
-                        ' -> ',
-                        coalesce(
-                            string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
-                            filter (where changed_nodes.version = 'new'),
-                            'nothing'
-                        )
+                    concat_ws(
+                        '; ',
+                        'fewer '
+                        || string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
+                        filter (where not changed_nodes.is_more),
+                        'more '
+                        || string_agg(changed_nodes.description, ', ' order by changed_nodes.description)
+                        filter (where changed_nodes.is_more)
                     )
             end
         ) as line
@@ -167,10 +160,12 @@ select
                         abs(old.median_ms - new.median_ms) < 0.1
                         or old.median_ms / new.median_ms between 0.8 and 1.25
                         then 'about as fast; '
-                    else to_char(old.median_ms / new.median_ms, 'FM999,990.0') || ' times as fast; '
+                    when old.median_ms > new.median_ms
+                        then to_char(old.median_ms / new.median_ms, 'FM999,990.0') || ' times as fast; '
+                    else to_char(new.median_ms / old.median_ms, 'FM999,990.0') || ' times as slow; '
                 end,
                 to_char(new.buffers / greatest(old.buffers, 1), 'FM999,990.0'),
-                ' of the buffers'
+                ' times the buffers'
             )
         from costs as old
         cross join costs as new

@@ -107,6 +107,12 @@ def test_mistake_is_found_and_its_smallest_difference_shown(
     assert re.search(shown, told)
 
 
+def test_unchanged_file_is_reported(compare: Compare) -> None:
+    verdict, *_ = compare.lines(0, AVAILABLE, f'db/functions/{AVAILABLE}.sql', '--count', '20')
+    assert verdict.startswith('20 of 20 answers equal; ')
+    assert verdict.endswith('; both versions are the same')
+
+
 @pytest.mark.parametrize('name', [AVAILABLE, INACTIVITY])
 def test_plain_form_is_equal_and_has_another_plan(compare: Compare, name: str) -> None:
     verdict, _, *rest = compare.lines(0, name, f'db/plain/{name}.sql')

@@ -82,7 +82,7 @@ class Connection(psycopg.Connection):
             if state == WAIT_R and is_local and self._late_answers < LAST_ANSWERS:
                 with suppress(_WaitTimeout):
                     once = (each for each in [WAIT_R])
-                    wait_c(once, self.pgconn.socket, LOCAL_WAIT_S, LOCAL_WAIT_S)
+                    wait_c(once, self.fileno(), LOCAL_WAIT_S, LOCAL_WAIT_S)
                     state = generator.send(READY_R)
             while True:
                 state = generator.send((yield state))

@@ -6,7 +6,8 @@ from hashlib import sha256
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.server.http_server import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_HEADER_BYTES
+from api.server.http_server import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from api.server.service import MAX_CONNECTIONS
 from tests.pages import BASE, command, names, tables
 from tests.support.commands import run
 from tests.support.machine import system_program

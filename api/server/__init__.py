@@ -2,9 +2,9 @@
 
     service      the gunicorn application: configuration, check at the start, reload
     check        whether the database can run every SQL file
-    worker       a gunicorn worker: connections in, and out at the end
+    worker       gunicorn's gevent worker, with waitress and balanced connections
     http_server  waitress: a greenlet for each connection, limits, problem documents
 
-It may import anything; only `__main__` imports it. docs/design.md lists the parts of gunicorn and
-waitress that it uses and that they do not document.
+It may import anything; only `__main__` imports it. docs/design.md lists the undocumented
+parts of libraries that it uses.
 """

@@ -10,11 +10,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import falcon
-import gevent
 from gevent.socket import wait_read
+from gunicorn.workers.base import Worker
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
@@ -24,8 +25,8 @@ from api.http.problems import answer_without_application
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# of a worker; below the usual limit of open files, 1,024
-MAX_CONNECTIONS = 900
+# seconds after which shutdown closes an idle connection: its client may be sending a request
+SHUTDOWN_IDLE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the head of the answer. During shutdown, it announces that the connection ends."""
-        if not self.channel.server.accepting:
+        if not self.channel.worker.alive:
             self.request.headers['CONNECTION'] = 'close'
         return super().build_response_header()
 
@@ -84,56 +85,57 @@ class ProblemTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A client's connection, served by a greenlet of its own instead of waitress's loop."""
+    """A client's connection. It is served by a greenlet, instead of waitress's loop."""
 
     parser_class = Parser
     task_class = Task
     error_task_class = ProblemTask
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.socket.settimeout(self.adj.channel_timeout)  # gevent waits, not waitress's loop
-        gevent.spawn(self._serve)
+    def __init__(self, server: BaseWSGIServer, client: socket.socket, address: Any) -> None:
+        super().__init__(server, client, server.fix_addr(address), server.adj, map={})
+        client.settimeout(self.adj.channel_timeout)
+        server.set_socket_options(client)
 
-    def _serve(self) -> None:
-        """Answer requests until the client closes the connection, or neither sends nor reads."""
+    def serve(self, worker: Worker) -> None:
+        """Answer requests until the client closes the connection, or is idle for too long."""
+        self.worker = worker
         try:
-            while self.connected:
+            while self.connected and self._is_active():
                 if self.requests:
                     self.service()
                 elif self.writable():
                     self.handle_write()
                 else:
-                    # let other greenlets run, even if the next request is already there
-                    wait_read(self.socket.fileno(), self.adj.channel_timeout)
-                    self.handle_read()
-        except TimeoutError:  # the client is idle
-            pass
+                    with suppress(TimeoutError):
+                        # let other greenlets run, even if the next request is already there
+                        wait_read(self.socket.fileno(), SHUTDOWN_IDLE_S)
+                        self.handle_read()
         except Exception:
             log.exception('the server failed to answer a request')
         finally:
             self.handle_close()
 
+    def _is_active(self) -> bool:
+        limit_s = self.adj.channel_timeout if self.worker.alive else SHUTDOWN_IDLE_S
+        return time.time() < self.last_activity + limit_s
 
-def create_servers(
-    application: Callable, sockets: list[socket.socket], client_timeout_s: int
-) -> list[BaseWSGIServer]:
-    """Return a server for each listening socket.
+
+def create_http_server(
+    application: Callable, listener: socket.socket, client_timeout_s: int
+) -> BaseWSGIServer:
+    """Return waitress's server for a listening socket. It is passed to every Channel.
 
     Args:
         application: The WSGI application.
-        sockets: The listening sockets.
+        listener: The listening socket, on which gunicorn accepts connections.
         client_timeout_s: Seconds after which an idle client is disconnected.
     """
-    watched: dict[int, BaseWSGIServer] = {}
-    create_server(
+    server = create_server(
         application,
-        watched,
         _dispatcher=object(),  # no threads: the greenlet of the connection responds
-        sockets=sockets,
+        sockets=[listener],
         ident=None,
         clear_untrusted_proxy_headers=False,
-        connection_limit=MAX_CONNECTIONS,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,
@@ -144,9 +146,6 @@ def create_servers(
         # beyond this size, waitress would wait for its loop, which does not run
         outbuf_high_watermark=sys.maxsize,
     )
-    servers = [each for each in watched.values() if isinstance(each, BaseWSGIServer)]
-    for server in servers:
-        server.channel_class = Channel
-        # there is no loop to wake, and there are no threads
-        server.pull_trigger = server.add_task = lambda *_: None
-    return servers
+    # there is no loop to wake, and there are no threads
+    server.pull_trigger = server.add_task = lambda *_: None
+    return server

@@ -1,11 +1,11 @@
 """The service as a gunicorn application: configuration, start, reload."""
 
 import logging
-import mmap
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 from gevent.os import tp_write
@@ -22,8 +22,12 @@ API = Path(__file__).parents[1]
 STABLE_MODULES = ('api.server', __name__)
 # cores that the process may use; macOS reports only how many there are
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-# length of connection_counts; a worker uses the entry age % CONNECTION_COUNTS
-CONNECTION_COUNTS = 256
+# length of connection_counts; a worker uses the entry age % WORKERS
+WORKERS = 256
+# an entry of connection_counts without a worker that accepts connections
+NOT_ACCEPTING = 2**30
+# of a worker; below the usual limit of open files, 1,024
+MAX_CONNECTIONS = 900
 
 
 class ServiceLogger(Logger):
@@ -52,7 +56,7 @@ class Service(Application):
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self.connection_counts = memoryview(mmap.mmap(-1, CONNECTION_COUNTS * 4)).cast('i')
+        self.connection_counts = RawArray('i', [NOT_ACCEPTING] * WORKERS)
         self._read_files()
         self._configure_logging()
         super().__init__()
@@ -67,6 +71,7 @@ class Service(Application):
             'workers': settings.workers or CORES,
             'worker_class': 'api.server.worker.WaitressWorker',
             'timeout': settings.worker_timeout_s,
+            'worker_connections': MAX_CONNECTIONS,
             'graceful_timeout': settings.shutdown_timeout_s,
             'worker_tmp_dir': self._folder,
             'control_socket_disable': True,
@@ -128,5 +133,5 @@ class Service(Application):
 
     def _forget_worker(self, _: Arbiter, worker: Worker) -> None:
         """Forget the connections and the gauges of a worker that has ended."""
-        self.connection_counts[worker.age % CONNECTION_COUNTS] = 0
+        self.connection_counts[worker.age % WORKERS] = NOT_ACCEPTING
         mark_process_dead(worker.pid)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.server.http_server import MAX_CONNECTIONS
+from api.server.service import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read, request
 from tests.support.rows import Rows
 from tests.support.service import TOP, ApiProcess, connection_counts

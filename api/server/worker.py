@@ -11,10 +11,10 @@ from gevent.socket import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
-from api.server.service import NOT_ACCEPTING
+from api.server.service import NOT_ACCEPTING, WORKERS
 
 # seconds for which a worker leaves a connection to workers that have fewer
-DEFER_S = 0.005
+PAUSE_S = 0.001
 
 
 class WaitressWorker(GeventWorker):
@@ -26,39 +26,51 @@ class WaitressWorker(GeventWorker):
         # of a response if the latency of the database is 1 ms
         gc.freeze()
         gc.set_threshold(10_000)
-        self.connections = Pool(self.worker_connections)
         self.server_class = partial(Listener, self)
+        self.app.connection_counts[self.age % WORKERS] = 0
         super().run()
 
-    def has_more_connections(self) -> bool:
-        """Publish the number of connections; return whether it is clearly above another's."""
-        counts = self.app.connection_counts
-        own = len(self.connections)
-        counts[self.age % len(counts)] = own if self.alive else NOT_ACCEPTING
-        return own - own // 8 > min(counts)
+    def handle_exit(self, *args: Any) -> None:
+        """Serve for another second, but leave connections to other workers (on SIGTERM)."""
+        self.app.connection_counts[self.age % WORKERS] += NOT_ACCEPTING
+        super().handle_exit(*args)
 
 
 class Listener(StreamServer):
-    """Accepts the connections of a listening socket."""
+    """Accepts the connections of a listening socket, and balances them between the workers."""
 
-    max_accept = 1
-    _has_deferred = False
-
-    def __init__(self, worker: WaitressWorker, listener: socket, **_: Any) -> None:
-        super().__init__(listener, spawn=worker.connections)
+    def __init__(self, worker: WaitressWorker, listener: socket, *, spawn: Pool, **_: Any) -> None:
+        super().__init__(listener, spawn=spawn)
         self._worker = worker
+        self._counts = worker.app.connection_counts
+        self._place = worker.age % WORKERS
         timeout_s = worker.app.settings.client_timeout_s
         self._http_server = create_http_server(worker.wsgi, listener, timeout_s)
 
     def do_read(self) -> tuple[socket, Any] | None:
-        """Accept a connection, or leave it to another worker for DEFER_S (called by gevent)."""
-        self._has_deferred = self._worker.has_more_connections() and not self._has_deferred
-        if self._has_deferred:
+        """Accept a connection, or pause if another worker has clearly fewer (called by gevent)."""
+        own = self._counts[self._place]
+        if own - own // 8 > min(self._counts):
             self.stop_accepting()
-            gevent.spawn_later(DEFER_S, self._start_accepting_if_started)
+            gevent.spawn_later(PAUSE_S, self._resume)
             return None
-        return super().do_read()
+        return self._accept()
+
+    def _resume(self) -> None:
+        """Accept the connection if no other worker has, and continue."""
+        if self.started:
+            if accepted := self._accept():
+                self.do_handle(*accepted)
+            self.start_accepting()
+
+    def _accept(self) -> tuple[socket, Any] | None:
+        if accepted := super().do_read():
+            self._counts[self._place] += 1
+        return accepted
 
     def handle(self, client: socket, address: Any) -> None:
         """Serve a connection (called by gevent in a greenlet of its own)."""
-        Channel(self._http_server, client, address).serve(self._worker)
+        try:
+            Channel(self._http_server, client, address).serve(self._worker)
+        finally:
+            self._counts[self._place] -= 1

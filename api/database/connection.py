@@ -24,6 +24,7 @@ GRACE_S = 1.0
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.001
 LAST_ANSWERS = 32
+LOCAL_ADDRESSES = (b'', b'127.0.0.1', b'::1')  # b'' is a Unix socket
 
 
 class Connection(psycopg.Connection):
@@ -66,7 +67,9 @@ class Connection(psycopg.Connection):
         """
         started = perf_counter()
         try:
-            return super().wait(self._wait_alone(generator), interval, self.patience_s)
+            if self._late_answers < LAST_ANSWERS and self.pgconn.hostaddr in LOCAL_ADDRESSES:
+                generator = self._wait_alone(generator)
+            return super().wait(generator, interval, self.patience_s)
         except _WaitTimeout as ex:
             self.close()
             raise QueryCanceled('the server does not respond') from ex
@@ -75,11 +78,10 @@ class Connection(psycopg.Connection):
             self._late_answers = self._late_answers + 1 if is_late else 0
 
     def _wait_alone(self, generator: PQGen) -> PQGen:
-        """If the server is local, wait up to LOCAL_WAIT_S for it before switching greenlets."""
+        """Wait up to LOCAL_WAIT_S for the server before switching greenlets."""
         try:
             state = next(generator)
-            is_local = self.pgconn.hostaddr in (b'', b'127.0.0.1', b'::1')
-            if state == WAIT_R and is_local and self._late_answers < LAST_ANSWERS:
+            if state == WAIT_R:
                 with suppress(_WaitTimeout):
                     once = (each for each in [WAIT_R])
                     wait_c(once, self.fileno(), LOCAL_WAIT_S, LOCAL_WAIT_S)

@@ -107,8 +107,7 @@ class Pool:
 
     def _get_connection(self, timeout_s: float) -> Connection:
         try:
-            with metrics.waiting.track_inprogress():
-                return self._pool.getconn(timeout_s)
+            return self._pool.getconn(timeout_s)
         except PoolTimeout as ex:
             if len(self._in_use) < self._size:
                 raise  # the pool failed to open another connection: the database is unavailable

@@ -43,8 +43,7 @@ class SlowQueries:
             raise TooManyRequests('too many requests wait for identical ones')
         started = perf_counter()
         try:
-            with metrics.waiting.track_inprogress():
-                answer = first.result(self._timeout_s)
+            answer = first.result(self._timeout_s)
             metrics.shared.inc()
             return answer
         except TimeoutError as ex:

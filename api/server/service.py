@@ -13,7 +13,6 @@ from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
-from prometheus_client.multiprocess import mark_process_dead
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +131,4 @@ class Service(Application):
         import_module('api.server.check').check_start(self.settings, self._reports)
 
     def _forget_worker(self, _: Arbiter, worker: Worker) -> None:
-        """Forget the connections and the gauges of a worker that has ended."""
         self.connection_counts[worker.age % WORKERS] = NOT_ACCEPTING
-        mark_process_dead(worker.pid)

@@ -7,7 +7,7 @@ directory PROMETHEUS_MULTIPROC_DIR, which must be set before prometheus_client i
 import os
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from api import VERSION
@@ -29,15 +29,10 @@ requests = Histogram(
 problems = Counter('http_problems', 'Error responses by kind of problem', ['kind'], **_common)
 retries = Counter('database_retries', 'Statements that were run again', **_common)
 shared = Counter('shared_answers', 'Requests that shared the result of an identical one', **_common)
-waiting = Gauge(
-    'requests_waiting',
-    'Requests that wait for a connection or an identical request',
-    multiprocess_mode='livesum',
-    **_common,
-)
 dropped_lines = Counter('log_lines_dropped', 'Dropped log lines', **_common)
-build = Gauge('build_info', 'The version', ['version'], multiprocess_mode='livemax', **_common)
-build.labels(VERSION).set(1)
+# not summed: each worker reports its own version
+_build = CollectorRegistry()
+Info('build', 'The version', namespace='benefits_api', registry=_build).info({'version': VERSION})
 
 
 @dataclass
@@ -55,8 +50,8 @@ class Timings:
 
 def exposition() -> bytes:
     """Return the metrics in Prometheus's text format, summed over all workers."""
-    if FOLDER_VARIABLE not in os.environ:
-        return generate_latest(_registry)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)
-    return generate_latest(registry)
+    registry = _registry
+    if FOLDER_VARIABLE in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(_build) + generate_latest(registry)

@@ -3,7 +3,6 @@
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from api import VERSION
 from tests.faults.load import Load
 from tests.support.machine import system_program
-from tests.support.rows import Rows, locked_uses
 from tests.support.service import PATHS, ApiProcess, metric, workers
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -65,20 +63,6 @@ def test_dead_worker_is_replaced_and_its_counts_stay(sample_url: str, start_api:
         worker.kill()
         wait_for(lambda: workers(api) not in ([], [worker]))  # noqa: B023
         assert metric(api, count) == number
-
-
-def test_waiting_requests_of_a_killed_worker_do_not_count(
-    rows: Rows, database_url: str, start_api: Callable
-) -> None:
-    api = start_api(DATABASE_URL=database_url, API_WORKERS='1')
-    with ThreadPoolExecutor() as clients, locked_uses(database_url):
-        asking = [clients.submit(api.get, PATHS[0]) for _ in range(3)]
-        wait_for(lambda: metric(api, 'requests_waiting') == 2)
-        [worker] = workers(api)
-        worker.kill()
-        for answer in asking:
-            assert isinstance(answer.exception(DEADLINE_S), httpx.TransportError)
-    wait_for(lambda: metric(api, 'requests_waiting') == 0)
 
 
 def test_refused_http_counts_too(api: ApiProcess) -> None:

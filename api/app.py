@@ -7,6 +7,7 @@ compresses the response. `Tracing` logs the request.
 """
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -20,7 +21,7 @@ from api.database.slow import SlowQueries
 from api.http.auth import BearerTokens
 from api.http.cors import EXPOSED_HEADERS, CorsWithVary
 from api.http.delivery import Delivery
-from api.http.pages import Metrics, Page, Redirect, Root, SwaggerUi
+from api.http.pages import Metrics, Page, Root
 from api.http.parameters import check_route
 from api.http.problems import add_error_handlers, meanings
 from api.http.readiness import Readiness
@@ -94,7 +95,5 @@ def create_app(
     template = Template(Path(__file__).with_name('docs.html').read_text())
     html = template.substitute(body_class=body_class).encode()
     app.add_route('/docs', Page(html, falcon.MEDIA_HTML, is_public=True, is_cacheable=True))
-    # the relative links of the page are wrong below /docs/
-    app.add_route('/docs/', Redirect('../docs', is_public=True))
-    app.add_route('/docs/static/{name}', SwaggerUi())
+    app.add_static_route('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
     return app

@@ -1,11 +1,8 @@
-"""Resources that do not need the database: the root, constant pages, metrics, documentation."""
+"""Resources that do not need the database: the root, constant pages, metrics."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import falcon
-from falcon.routing import StaticRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.telemetry.metrics import exposition
@@ -41,28 +38,6 @@ class Metrics(ReadOnly):
         resp.data = exposition()
         resp.cache_control = ['no-store']
         resp.content_type = CONTENT_TYPE_LATEST
-
-
-@dataclass(frozen=True)
-class Redirect(ReadOnly):
-    """A redirect to a relative URL."""
-
-    location: str
-    is_public: bool = False
-
-    def on_get(self, _req: falcon.Request, _resp: falcon.Response) -> None:
-        raise falcon.HTTPFound(self.location)
-
-
-class SwaggerUi(ReadOnly):
-    """The static files of the package swagger_ui."""
-
-    is_public = True
-    files = StaticRoute('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **_name: str) -> None:
-        """Respond with the file, or with a part of it, or with 304."""
-        self.files(req, resp)
 
 
 class Root(ReadOnly):

@@ -134,7 +134,7 @@ def unharmed(api: ApiProcess) -> Iterator[None]:
 
 ROUTES = (
     *('/venues/top-benefits', '/venues/1/available-benefits', '/venues/1/inactivity-periods'),
-    *('/live', '/ready', '/metrics', '/', '/docs', '/docs/', '/docs/static/index.css'),
+    *('/live', '/ready', '/metrics', '/', '/docs', '/docs/static/index.css'),
     *('/docs/problems/overloaded', '/openapi.json'),
 )
 

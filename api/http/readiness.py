@@ -15,8 +15,8 @@ CACHED_S = 1.0
 class Readiness(ReadOnly):
     """Responds with the result of a ping, which is cached for CACHED_S.
 
-    Only the first request after the result has expired pings. Others get the last result, so a
-    database that does not respond delays few. Until a ping has succeeded, the service is not ready.
+    One request at a time pings. Others get the last result meanwhile, so a database that does not
+    respond delays few. Until a ping has succeeded, the service is not ready.
 
     Args:
         ping: Raises a psycopg.Error if the database does not respond.
@@ -36,17 +36,21 @@ class Readiness(ReadOnly):
         resp.media = {'status': 'ready'}
 
     def check(self) -> None:
-        """Raise the error of the last ping, if any. The first caller after it expires pings."""
-        with self._lock:
-            is_first = monotonic() > self._expires_at
-            if is_first:
-                self._expires_at = monotonic() + CACHED_S
-        if is_first:
+        """Raise the error of the last ping, if any."""
+        if self._lock.acquire(blocking=False):
             try:
-                self._ping()
-                self._error = None
-            except psycopg.Error as ex:
-                self._error = ex
+                if monotonic() > self._expires_at:
+                    self._error = self._new_result()
+                    self._expires_at = monotonic() + CACHED_S
+            finally:
+                self._lock.release()
         if error := self._error:
             # a new exception: raising the same one again extends its traceback
             raise psycopg.OperationalError(*error.args)
+
+    def _new_result(self) -> psycopg.Error | None:
+        try:
+            self._ping()
+        except psycopg.Error as ex:
+            return ex
+        return None

@@ -24,7 +24,7 @@ def serve() -> None:
     """
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     folder = tempfile.mkdtemp(prefix='membership-benefits-api-', dir=parent)
-    # for the metrics of the workers; must be set before prometheus_client is imported
+    # for metrics and heartbeats; must be set before prometheus_client is imported
     os.environ['PROMETHEUS_MULTIPROC_DIR'] = folder
     main_pid = os.getpid()
     # until gunicorn installs its handlers: process 1 of a container ignores signals without one
@@ -33,7 +33,7 @@ def serve() -> None:
     # threads are greenlets from here on: while one waits, gevent runs others
     monkey.patch_all()
     try:
-        import_module('api.server.service').Service(folder).run()
+        import_module('api.server.service').Service().run()
     finally:
         if os.getpid() == main_pid:  # and not a worker
             shutil.rmtree(folder, ignore_errors=True)

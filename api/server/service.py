@@ -23,8 +23,8 @@ STABLE_MODULES = ('api.server', __name__)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 # length of connection_counts; a worker uses the entry age % WORKERS
 WORKERS = 256
-# an entry of connection_counts without a worker that accepts connections
-NOT_ACCEPTING = 2**30
+# the entry of a worker that does not exist
+NO_WORKER = 2**30
 # of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
 
@@ -41,9 +41,6 @@ class ServiceLogger(Logger):
 class Service(Application):
     """gunicorn, configured by the service's settings.
 
-    Args:
-        folder: A folder in memory for the heartbeats of the workers.
-
     Attributes:
         settings: The settings.
         connection_counts: The number of connections of each worker, in shared memory.
@@ -53,9 +50,8 @@ class Service(Application):
         QueryFileError: A SQL file does not fit its route.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.connection_counts = RawArray('i', [NOT_ACCEPTING] * WORKERS)
+    def __init__(self) -> None:
+        self.connection_counts = RawArray('i', [NO_WORKER] * WORKERS)
         self._read_files()
         self._configure_logging()
         super().__init__()
@@ -72,7 +68,7 @@ class Service(Application):
             'timeout': settings.worker_timeout_s,
             'worker_connections': MAX_CONNECTIONS,
             'graceful_timeout': settings.shutdown_timeout_s,
-            'worker_tmp_dir': self._folder,
+            'worker_tmp_dir': os.environ['PROMETHEUS_MULTIPROC_DIR'],
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
             'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_files)],
@@ -131,4 +127,4 @@ class Service(Application):
         import_module('api.server.check').check_start(self.settings, self._reports)
 
     def _forget_worker(self, _: Arbiter, worker: Worker) -> None:
-        self.connection_counts[worker.age % WORKERS] = NOT_ACCEPTING
+        self.connection_counts[worker.age % WORKERS] = NO_WORKER

@@ -11,7 +11,7 @@ from gevent.socket import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
-from api.server.service import NOT_ACCEPTING, WORKERS
+from api.server.service import WORKERS
 
 # seconds for which a worker leaves a connection to workers that have fewer
 PAUSE_S = 0.001
@@ -29,11 +29,6 @@ class WaitressWorker(GeventWorker):
         self.server_class = partial(Listener, self)
         self.app.connection_counts[self.age % WORKERS] = 0
         super().run()
-
-    def handle_exit(self, *args: Any) -> None:
-        """Serve for another second, but leave connections to other workers (on SIGTERM)."""
-        self.app.connection_counts[self.age % WORKERS] += NOT_ACCEPTING
-        super().handle_exit(*args)
 
 
 class Listener(StreamServer):

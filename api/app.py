@@ -95,5 +95,6 @@ def create_app(
     template = Template(Path(__file__).with_name('docs.html').read_text())
     html = template.substitute(body_class=body_class).encode()
     app.add_route('/docs', Page(html, falcon.MEDIA_HTML, is_public=True, is_cacheable=True))
+    # public, since BearerTokens checks only resources
     app.add_static_route('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))
     return app

@@ -103,7 +103,7 @@ def test_list_is_separated_by_commas_in_the_environment() -> None:
         ('[server.port]\nnumber = 1', f'[server] port: must be {PORTS}'),
         ('[server]\nport = "1"', f'[server] port: must be {PORTS}'),
         ('[server]\nport = 65536', f'[server] port: must be {PORTS}'),
-        ('[server]\nworkers = -1', '[server] workers: must be a whole number from 0 to 1000'),
+        ('[server]\nworkers = -1', '[server] workers: must be a whole number from 0 to 100'),
         ('[database]\nprepare = 1', '[database] prepare: must be true or false'),
         *(
             (
@@ -141,7 +141,7 @@ def test_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     ('variable', 'allowed', 'values'),
     [
         ('API_PORT', PORTS, ['', 'x', '1.0', '"1"', '-1', '65536', 'true', '[1]', '9' * 5000]),
-        ('API_WORKERS', 'a whole number from 0 to 1000', ['2\n3', '2\nother = 3', '2\r3']),
+        ('API_WORKERS', 'a whole number from 0 to 100', ['2\n3', '2\nother = 3', '2\r3']),
         (
             'API_POOL_TIMEOUT_S',
             'a number from 0.1 to 3600',

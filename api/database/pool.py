@@ -4,7 +4,7 @@ import atexit
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from time import perf_counter
+from time import perf_counter, sleep
 
 import psycopg
 from psycopg.errors import AdminShutdown, DeadlockDetected, SerializationFailure
@@ -102,13 +102,17 @@ class Pool:
                 timings.database_s += perf_counter() - started
                 self._in_use.discard(connection)
                 self._pool.putconn(connection)
+                if self._pool.get_stats()['requests_waiting']:
+                    sleep(0)  # one of them uses the connection before this response is written
             may_retry = False
             metrics.retries.inc()
 
     def _get_connection(self, timeout_s: float) -> Connection:
         try:
             return self._pool.getconn(timeout_s)
-        except PoolTimeout as ex:
-            if len(self._in_use) < self._size:
-                raise  # the pool failed to open another connection: the database is unavailable
+        except (PoolTimeout, TooManyRequests) as ex:
+            # too many may wait before the pool has opened all connections
+            expected = self._size if isinstance(ex, PoolTimeout) else 1
+            if len(self._in_use) < expected:
+                raise PoolTimeout('the pool cannot open a connection') from ex
             raise TooManyRequests('all connections are in use') from ex

@@ -28,7 +28,7 @@ class Readiness(ReadOnly):
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
-        self._error: psycopg.Error | None = psycopg.OperationalError('first ping in progress')
+        self._error = 'first ping in progress'
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         self.check()
@@ -40,17 +40,16 @@ class Readiness(ReadOnly):
         if self._lock.acquire(blocking=False):
             try:
                 if monotonic() > self._expires_at:
-                    self._error = self._new_result()
+                    self._error = self._error_of_ping()
                     self._expires_at = monotonic() + CACHED_S
             finally:
                 self._lock.release()
-        if error := self._error:
-            # a new exception: raising the same one again extends its traceback
-            raise psycopg.OperationalError(*error.args)
+        if self._error:
+            raise psycopg.OperationalError(self._error)
 
-    def _new_result(self) -> psycopg.Error | None:
+    def _error_of_ping(self) -> str:
         try:
             self._ping()
         except psycopg.Error as ex:
-            return ex
-        return None
+            return str(ex)
+        return ''

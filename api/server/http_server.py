@@ -25,8 +25,8 @@ from api.http.problems import answer_without_application
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# seconds after which shutdown closes an idle connection: its client may be sending a request
-SHUTDOWN_IDLE_S = 1.0
+# seconds between checks of an idle connection
+IDLE_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +38,21 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
-        # if headers are too long, header_plus is GET /: look at the bytes received before
+        # if the headers are too long, waitress passes GET /: look at the bytes received before
         self.is_head = (self.header_plus.lstrip() or header_plus).startswith(b'HEAD ')
         try:
             super().parse_header(header_plus)
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
+        finally:
+            # waitress would send 100 Continue, and wait for a body even if there is none
+            self.expect_continue = False
         headers = self.headers
         # a proxy could read a different length or host (request smuggling, RFC 9112, section 6.3);
         # waitress keeps Transfer-Encoding only in HTTP/1.0
         if 'TRANSFER_ENCODING' in headers or (self.chunked and 'CONTENT_LENGTH' in headers):
             raise ParsingError('ambiguous length')
-        if ',' in headers.get('HOST', ',' if self.version == '1.1' else ''):
+        if ',' in headers.get('HOST', '') or (self.version == '1.1' and 'HOST' not in headers):
             raise ParsingError('no Host, or more than one')
 
 
@@ -63,7 +66,7 @@ class Task(WSGITask):
         return super().build_response_header()
 
     def set_close_on_finish(self) -> None:
-        """Do not close the connection only because a 304 has no length (called by waitress)."""
+        """Keep the connection open after a 304, although it has no length (called by waitress)."""
         is_wanted = self.request.headers.get('CONNECTION', '').lower() == 'close'
         if is_wanted or self.has_body or self.version == '1.0':
             super().set_close_on_finish()
@@ -92,23 +95,24 @@ class Channel(HTTPChannel):
     error_task_class = ProblemTask
 
     def __init__(self, server: BaseWSGIServer, client: socket.socket, address: Any) -> None:
+        # map would be waitress's loop
         super().__init__(server, client, server.fix_addr(address), server.adj, map={})
-        client.settimeout(self.adj.channel_timeout)
-        server.set_socket_options(client)
 
     def serve(self, worker: Worker) -> None:
         """Answer requests until the client closes the connection, or is idle for too long."""
         self.worker = worker
         try:
-            while self.connected and self._is_active():
-                if self.requests:
-                    self.service()
-                elif self.writable():
+            self.socket.settimeout(self.adj.channel_timeout)
+            self.server.set_socket_options(self.socket)
+            while self.connected and not self.will_close and self._is_active():
+                if self.writable():
                     self.handle_write()
+                elif self.requests:
+                    self.service()
                 else:
                     with suppress(TimeoutError):
                         # let other greenlets run, even if the next request is already there
-                        wait_read(self.socket.fileno(), SHUTDOWN_IDLE_S)
+                        wait_read(self.socket.fileno(), IDLE_CHECK_S)
                         self.handle_read()
         except Exception:
             log.exception('the server failed to answer a request')
@@ -116,7 +120,8 @@ class Channel(HTTPChannel):
             self.handle_close()
 
     def _is_active(self) -> bool:
-        limit_s = self.adj.channel_timeout if self.worker.alive else SHUTDOWN_IDLE_S
+        # during shutdown, wait for a request that the client may be sending
+        limit_s = self.adj.channel_timeout if self.worker.alive else IDLE_CHECK_S
         return time.time() < self.last_activity + limit_s
 
 
@@ -132,6 +137,7 @@ def create_http_server(
     """
     server = create_server(
         application,
+        _start=False,  # gunicorn listens
         _dispatcher=object(),  # no threads: the greenlet of the connection responds
         sockets=[listener],
         ident=None,

@@ -21,9 +21,9 @@ API = Path(__file__).parents[1]
 STABLE_MODULES = ('api.server', __name__)
 # cores that the process may use; macOS reports only how many there are
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-# length of connection_counts; a worker uses the entry age % WORKERS
-WORKERS = 256
-# the entry of a worker that does not exist
+# the number of workers that can balance their connections, including those that end
+SLOTS = 256
+# the entry of a slot that is free
 NO_WORKER = 2**30
 # of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
@@ -43,7 +43,7 @@ class Service(Application):
 
     Attributes:
         settings: The settings.
-        connection_counts: The number of connections of each worker, in shared memory.
+        connection_counts: The number of connections of each worker, by its slot, in shared memory.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -51,7 +51,7 @@ class Service(Application):
     """
 
     def __init__(self) -> None:
-        self.connection_counts = RawArray('i', [NO_WORKER] * WORKERS)
+        self.connection_counts = RawArray('i', [NO_WORKER] * SLOTS)
         self._read_files()
         self._configure_logging()
         super().__init__()
@@ -73,7 +73,8 @@ class Service(Application):
             'logger_class': ServiceLogger,
             'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_files)],
             'on_starting': self._check,
-            'child_exit': self._forget_worker,
+            'pre_fork': self._assign_slot,
+            'child_exit': self._free_slot,
         }
 
     def load(self) -> Callable:
@@ -126,5 +127,10 @@ class Service(Application):
     def _check(self, _: Arbiter | None = None) -> None:
         import_module('api.server.check').check_start(self.settings, self._reports)
 
-    def _forget_worker(self, _: Arbiter, worker: Worker) -> None:
-        self.connection_counts[worker.age % WORKERS] = NO_WORKER
+    def _assign_slot(self, _: Arbiter, worker: Worker) -> None:
+        free = (slot for slot, count in enumerate(self.connection_counts) if count == NO_WORKER)
+        worker.slot = next(free, 0)
+        self.connection_counts[worker.slot] = 0
+
+    def _free_slot(self, _: Arbiter, worker: Worker) -> None:
+        self.connection_counts[worker.slot] = NO_WORKER

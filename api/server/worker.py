@@ -11,7 +11,7 @@ from gevent.socket import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
-from api.server.service import WORKERS
+from api.server.service import NO_WORKER
 
 # seconds for which a worker leaves a connection to workers that have fewer
 PAUSE_S = 0.001
@@ -27,25 +27,24 @@ class WaitressWorker(GeventWorker):
         gc.freeze()
         gc.set_threshold(10_000)
         self.server_class = partial(Listener, self)
-        self.app.connection_counts[self.age % WORKERS] = 0
+        self.clients = Pool(self.worker_connections)
         super().run()
 
 
 class Listener(StreamServer):
     """Accepts the connections of a listening socket, and balances them between the workers."""
 
-    def __init__(self, worker: WaitressWorker, listener: socket, *, spawn: Pool, **_: Any) -> None:
-        super().__init__(listener, spawn=spawn)
+    def __init__(self, worker: WaitressWorker, listener: socket, **_: Any) -> None:
+        super().__init__(listener, spawn=worker.clients)
         self._worker = worker
         self._counts = worker.app.connection_counts
-        self._place = worker.age % WORKERS
         timeout_s = worker.app.settings.client_timeout_s
         self._http_server = create_http_server(worker.wsgi, listener, timeout_s)
 
     def do_read(self) -> tuple[socket, Any] | None:
-        """Accept a connection, or pause if another worker has clearly fewer (called by gevent)."""
-        own = self._counts[self._place]
-        if own - own // 8 > min(self._counts):
+        """Accept a connection, or pause if another worker has fewer (called by gevent)."""
+        own = self._counts[self._worker.slot]
+        if own - own // 8 > min(self._counts[:]):  # tolerate a difference of an eighth
             self.stop_accepting()
             gevent.spawn_later(PAUSE_S, self._resume)
             return None
@@ -54,13 +53,13 @@ class Listener(StreamServer):
     def _resume(self) -> None:
         """Accept the connection if no other worker has, and continue."""
         if self.started:
+            self.start_accepting()
             if accepted := self._accept():
                 self.do_handle(*accepted)
-            self.start_accepting()
 
     def _accept(self) -> tuple[socket, Any] | None:
         if accepted := super().do_read():
-            self._counts[self._place] += 1
+            self._counts[self._worker.slot] += 1
         return accepted
 
     def handle(self, client: socket, address: Any) -> None:
@@ -68,4 +67,11 @@ class Listener(StreamServer):
         try:
             Channel(self._http_server, client, address).serve(self._worker)
         finally:
-            self._counts[self._place] -= 1
+            self._counts[self._worker.slot] -= 1
+
+    def close(self) -> None:
+        """Accept the connections in the backlog, and stop (called by gunicorn)."""
+        self._counts[self._worker.slot] = NO_WORKER
+        while self.started and (accepted := self._accept()):
+            self.do_handle(*accepted)
+        super().close()

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.waiting import wait_c
+from psycopg_pool import PoolTimeout
 
 from api.config import Settings
 from api.database import connection
@@ -135,6 +136,19 @@ def test_connections_that_break_at_the_same_time_cost_no_request(
         for _ in range(8):
             assert bytes(fetch(pool)[0]) == b'[]'
         assert retries() == before + 5
+
+
+def test_no_connection_is_not_taken_for_a_busy_pool() -> None:
+    settings = Settings(database_url='host=/nowhere', pool_max_waiting=3, pool_timeout_s=DEADLINE_S)
+    with open_pool(settings) as pool, ThreadPoolExecutor(1) as clients:
+        waiting = clients.submit(fetch, pool)
+        wait_for(lambda: pool._pool.get_stats()['requests_waiting'] == 1)
+        for refused in (lambda: fetch(pool), pool.ping):
+            with pytest.raises(PoolTimeout):
+                refused()
+        pool._pool.close()
+        with pytest.raises(psycopg.OperationalError):
+            waiting.result(DEADLINE_S)
 
 
 @pytest.mark.parametrize(

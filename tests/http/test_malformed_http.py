@@ -85,6 +85,14 @@ def test_header_that_goes_on_or_has_an_underscore_names_no_request(
     assert exchange(api, LIVE + line + b'\r\n')[0].headers['x-request-id'] not in ('a', 'b')
 
 
+@pytest.mark.parametrize(('head', 'status'), [(LIVE, 200), (b'GET /live HTTP/1.1\r\n', 400)])
+def test_request_without_a_body_that_expects_100_continue_is_answered(
+    api: ApiProcess, head: bytes, status: int
+) -> None:
+    [answer] = exchange(api, head + b'Expect: 100-continue\r\n\r\n', filler=b'')
+    assert answer.status == status
+
+
 def test_form_body_adds_no_parameters(api: ApiProcess) -> None:
     answer = api.client.request('GET', '/venues/1/available-benefits', data={'personId': '1'})
     assert answer.status_code == 400

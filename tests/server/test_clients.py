@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from api.server.service import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read, request
 from tests.support.rows import Rows
-from tests.support.service import TOP, ApiProcess, connection_counts
+from tests.support.service import TOP, ApiProcess, client_of_each_worker, connection_counts, workers
 from tests.support.waiting import wait_for
 
 
@@ -35,6 +36,27 @@ def test_connection_beyond_the_limit_waits_until_another_one_ends(
         assert read(late)[0] == 200
 
 
+@pytest.mark.slow
+def test_connections_are_accepted_again_when_there_are_file_descriptors(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_WORKERS='2')
+    with client_of_each_worker(api):
+        pass
+    with Crowd(api.port) as crowd:
+        limits = [worker.rlimit(psutil.RLIMIT_NOFILE) for worker in workers(api)]
+        for worker, (_, hard) in zip(workers(api), limits, strict=True):
+            worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 5, hard))
+        clients = crowd.connect(20)
+        for client in clients:
+            ask(client, '/live')
+        wait_for(lambda: api.output().count('Too many open files') > 4)
+        for worker, limit in zip(workers(api), limits, strict=True):
+            worker.rlimit(psutil.RLIMIT_NOFILE, limit)
+        assert {read(client)[0] for client in clients} == {200}
+        assert min(connection_counts(api)) > 5
+
+
 def test_clients_that_neither_send_nor_read_are_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -42,11 +64,13 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
     api = start_api(DATABASE_URL=database_url, API_CLIENT_TIMEOUT_S='2')
     with Crowd(api.port) as crowd:
         idle, reading_nothing = crowd.connect(2)
-        ask(reading_nothing, TOP)
+        reading_nothing.sendall(5 * request(TOP))
         assert idle.recv(1) == b''
         wait_for(lambda: sum(connection_counts(api)) == 0)
     api.stop()
     assert 'level=error' not in api.output()
+    # requests wait until the response to the one before is sent
+    assert api.output().count(f'route={TOP} status=') == 1
 
 
 def test_pipelined_answers_that_exceed_the_buffers_arrive_when_the_client_reads(

@@ -19,7 +19,6 @@ from api.database.pool import Pool
 from api.database.queries import Query, find_query
 from api.database.slow import SlowQueries
 from api.http.auth import BearerTokens
-from api.http.cors import EXPOSED_HEADERS, CorsWithVary
 from api.http.delivery import Delivery
 from api.http.pages import Metrics, Page, Root
 from api.http.parameters import check_route
@@ -35,6 +34,8 @@ REPORTS = (
     Report('/venues/{venueId}/available-benefits', 'available_benefits'),
     Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_shared=True),
 )
+# response headers that scripts of other origins may read, besides those that CORS always allows
+EXPOSED_HEADERS = ('ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID')
 
 
 def load_reports(settings: Settings) -> dict[Report, Query]:
@@ -74,10 +75,10 @@ def create_app(
 
     app = falcon.App(request_type=TracedRequest, middleware=[Tracing()])
     if settings.cors_origins:
-        app.add_middleware(CorsWithVary(settings.cors_origins, EXPOSED_HEADERS))
+        app.add_middleware(falcon.CORSMiddleware(settings.cors_origins, EXPOSED_HEADERS))
     if settings.token_sha256:
         app.add_middleware(BearerTokens(settings.token_sha256))
-    app.add_middleware(Delivery())
+    app.add_middleware(Delivery(varies_by_origin=bool(settings.cors_origins)))
     add_error_handlers(app)
 
     for report, query in reports.items():

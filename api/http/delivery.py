@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -13,8 +14,11 @@ GZIP_LEVEL = 1  # for large reports, twice as fast as level 6; the result is 20%
 ACCEPTED = re.compile(r'(?:^|,)\s*(gzip|\*)\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?(?=,|$)')
 
 
+@dataclass(frozen=True)
 class Delivery:
     """Falcon middleware for the bodies of resources with `is_cacheable`."""
+
+    varies_by_origin: bool
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool
@@ -23,7 +27,7 @@ class Delivery:
         body = resp.data
         if body is None or not (succeeded and getattr(resource, 'is_cacheable', False)):
             return
-        resp.append_header('Vary', 'Accept-Encoding')
+        resp.vary = ['Accept-Encoding', *(['Origin'] if self.varies_by_origin else [])]
         accepted = req.get_header('Accept-Encoding', default='')
         compress = len(body) >= GZIP_MIN_BYTES and accepts_gzip(accepted)
         resp.etag = tag = blake2b(body, digest_size=16).hexdigest() + ('-gzip' if compress else '')

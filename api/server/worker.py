@@ -43,8 +43,7 @@ class Listener(StreamServer):
 
     def do_read(self) -> tuple[socket, Any] | None:
         """Accept a connection, or pause if another worker has fewer (called by gevent)."""
-        own = self._counts[self._worker.slot]
-        if own - own // 8 > min(self._counts[:]):  # tolerate a difference of an eighth
+        if self._counts[self._worker.slot] > min(self._counts[:]):
             self.stop_accepting()
             gevent.spawn_later(PAUSE_S, self._resume)
             return None

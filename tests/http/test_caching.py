@@ -116,19 +116,17 @@ def test_cors_is_off_by_default(api: ApiProcess) -> None:
     assert answer.headers['vary'] == 'Accept-Encoding'
 
 
-@pytest.mark.parametrize('path', [as_of(TOP, PAST), '/nowhere'])
-def test_cors_allows_exactly_the_configured_origins(configured_api: ApiProcess, path: str) -> None:
+def test_cors_allows_exactly_the_configured_origins(configured_api: ApiProcess) -> None:
+    path = as_of(TOP, PAST)
     for origin in ('https://a.example', 'https://b.example'):
         answer = configured_api.get(path, headers={'Origin': origin})
         assert answer.headers['access-control-allow-origin'] == origin
         assert 'X-Request-ID' in answer.headers['access-control-expose-headers']
-        if path != '/nowhere':  # which no cache stores
-            assert 'Origin' in answer.headers['vary'].split(', ')
+        assert 'Origin' in answer.headers['vary'].split(', ')
     for origin in ('https://c.example', 'http://a.example', 'https://a.example.evil', 'null', '*'):
         answer = configured_api.get(path, headers={'Origin': origin})
         assert 'access-control-allow-origin' not in answer.headers
-        if path != '/nowhere':  # which no cache stores
-            assert 'Origin' in answer.headers['vary'].split(', ')
+        assert 'Origin' in answer.headers['vary'].split(', ')
 
 
 def test_cors_preflight(configured_api: ApiProcess) -> None:

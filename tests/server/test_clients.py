@@ -44,15 +44,15 @@ def test_connections_are_accepted_again_when_there_are_file_descriptors(
     with client_of_each_worker(api):
         pass
     with Crowd(api.port) as crowd:
-        limits = [worker.rlimit(psutil.RLIMIT_NOFILE) for worker in workers(api)]
-        for worker, (_, hard) in zip(workers(api), limits, strict=True):
-            worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 5, hard))
+        for worker in workers(api):
+            _, highest = worker.rlimit(psutil.RLIMIT_NOFILE)
+            worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 5, highest))
         clients = crowd.connect(20)
         for client in clients:
             ask(client, '/live')
         wait_for(lambda: api.output().count('Too many open files') > 4)
-        for worker, limit in zip(workers(api), limits, strict=True):
-            worker.rlimit(psutil.RLIMIT_NOFILE, limit)
+        for worker in workers(api):
+            worker.rlimit(psutil.RLIMIT_NOFILE, (highest, highest))
         assert {read(client)[0] for client in clients} == {200}
         assert min(connection_counts(api)) > 5
 

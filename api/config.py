@@ -66,7 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535), 'server'] = 8000
     workers: Annotated[int, Meta(ge=0, le=100), 'server'] = 0
     worker_timeout_s: Annotated[int, Meta(ge=5, le=3600), 'server'] = 30
-    shutdown_timeout_s: Annotated[int, Meta(ge=1, le=3600), 'server'] = 10
+    shutdown_timeout_s: Annotated[int, Meta(ge=2, le=3600), 'server'] = 10
     client_timeout_s: Annotated[int, Meta(ge=1, le=3600), 'server'] = 60
 
     token_sha256: Annotated[Hashes, 'auth'] = ()

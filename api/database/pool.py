@@ -33,7 +33,7 @@ class Pool:
     def __init__(self, settings: Settings, size: int) -> None:
         self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
-        self._in_use: set[Connection] = set()
+        self._running: set[object] = set()
         self._pool = ConnectionPool(
             connection_class=Connection,
             kwargs=connection_parameters(settings),
@@ -80,9 +80,10 @@ class Pool:
         """Run a read-only statement. Retry it once after a lost connection or a conflict."""
         may_retry = True
         while True:
+            statement = object()
             requested = perf_counter()
             connection = self._get_connection(timeout_s)
-            self._in_use.add(connection)
+            self._running.add(statement)
             started = perf_counter()
             timings.pool_s += started - requested
             connection.patience_s = patience_s
@@ -100,10 +101,10 @@ class Pool:
                     raise
             finally:
                 timings.database_s += perf_counter() - started
-                self._in_use.discard(connection)
                 self._pool.putconn(connection)
                 if self._pool.get_stats()['requests_waiting']:
                     sleep(0)  # one of them uses the connection before this response is written
+                self._running.discard(statement)
             may_retry = False
             metrics.retries.inc()
 
@@ -113,6 +114,6 @@ class Pool:
         except (PoolTimeout, TooManyRequests) as ex:
             # too many may wait before the pool has opened all connections
             expected = self._size if isinstance(ex, PoolTimeout) else 1
-            if len(self._in_use) < expected:
+            if len(self._running) < expected:
                 raise PoolTimeout('the pool cannot open a connection') from ex
             raise TooManyRequests('all connections are in use') from ex

@@ -49,7 +49,7 @@ class SlowQueries:
         except TimeoutError as ex:
             raise TooManyRequests('the identical request took too long') from ex
         except psycopg.Error as ex:
-            raise type(ex)(*ex.args) from ex
+            raise type(ex)(*ex.args) from ex  # each request has its own traceback
         finally:
             timings.pool_s += perf_counter() - started
             self._may_wait.release()

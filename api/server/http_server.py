@@ -45,7 +45,8 @@ class Parser(HTTPRequestParser):
         except ValueError as ex:  # such as GET http://[, or a Content-Length of 5000 digits
             raise ParsingError(str(ex)) from ex
         finally:
-            # waitress would send 100 Continue, and wait for a body even if there is none
+            # waitress would send 100 Continue, and wait for a body even if there is none. No
+            # request needs a body, and clients that wait for the 100 send it after a while
             self.expect_continue = False
         headers = self.headers
         # a proxy could read a different length or host (request smuggling, RFC 9112, section 6.3);
@@ -140,8 +141,8 @@ def create_http_server(
         _start=False,  # gunicorn listens
         _dispatcher=object(),  # no threads: the greenlet of the connection responds
         sockets=[listener],
-        ident=None,
-        clear_untrusted_proxy_headers=False,
+        ident=None,  # no Server header
+        clear_untrusted_proxy_headers=False,  # the application reads no headers of proxies
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         channel_timeout=client_timeout_s,

@@ -21,10 +21,11 @@ API = Path(__file__).parents[1]
 STABLE_MODULES = ('api.server', __name__)
 # cores that the process may use; macOS reports only how many there are
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-# the number of workers that can balance their connections, including those that end
+# the number of workers that can balance their connections; more share the first slot
 SLOTS = 256
-# the entry of a slot that is free
-NO_WORKER = 2**30
+# the entry of a slot that is free, and of a worker that accepts no more connections
+FREE = 2**30
+STOPPING = 2**29
 # of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
 
@@ -51,7 +52,7 @@ class Service(Application):
     """
 
     def __init__(self) -> None:
-        self.connection_counts = RawArray('i', [NO_WORKER] * SLOTS)
+        self.connection_counts = RawArray('i', [FREE] * SLOTS)
         self._read_files()
         self._configure_logging()
         super().__init__()
@@ -128,9 +129,9 @@ class Service(Application):
         import_module('api.server.check').check_start(self.settings, self._reports)
 
     def _assign_slot(self, _: Arbiter, worker: Worker) -> None:
-        free = (slot for slot, count in enumerate(self.connection_counts) if count == NO_WORKER)
+        free = (slot for slot, count in enumerate(self.connection_counts) if count == FREE)
         worker.slot = next(free, 0)
         self.connection_counts[worker.slot] = 0
 
     def _free_slot(self, _: Arbiter, worker: Worker) -> None:
-        self.connection_counts[worker.slot] = NO_WORKER
+        self.connection_counts[worker.slot] = FREE

@@ -1,6 +1,7 @@
 """A gunicorn worker that serves HTTP with waitress."""
 
 import gc
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,10 @@ from gevent.socket import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
-from api.server.service import NO_WORKER
+from api.server.service import STOPPING
 
-# seconds for which a worker leaves a connection to workers that have fewer
+# seconds for which a worker leaves a connection to workers that have fewer; if these hang, it
+# accepts one connection in this time
 PAUSE_S = 0.001
 
 
@@ -53,8 +55,9 @@ class Listener(StreamServer):
         """Accept the connection if no other worker has, and continue."""
         if self.started:
             self.start_accepting()
-            if accepted := self._accept():
-                self.do_handle(*accepted)
+            with suppress(OSError):  # no file descriptor is left: wait for another connection
+                if accepted := self._accept():
+                    self.do_handle(*accepted)
 
     def _accept(self) -> tuple[socket, Any] | None:
         if accepted := super().do_read():
@@ -69,8 +72,8 @@ class Listener(StreamServer):
             self._counts[self._worker.slot] -= 1
 
     def close(self) -> None:
-        """Accept the connections in the backlog, and stop (called by gunicorn)."""
-        self._counts[self._worker.slot] = NO_WORKER
+        """Accept the backlog, since there may be no other worker, and stop (called by gunicorn)."""
+        self._counts[self._worker.slot] = STOPPING
         while self.started and (accepted := self._accept()):
             self.do_handle(*accepted)
         super().close()

@@ -64,7 +64,7 @@ def test_sigterm_loses_no_connection_that_waits_to_be_accepted(
 
 @pytest.mark.parametrize(
     ('number', 'timeout_s'),
-    [(signal.SIGTERM, '1'), (signal.SIGINT, '3600'), (signal.SIGQUIT, '3600')],
+    [(signal.SIGTERM, '2'), (signal.SIGINT, '3600'), (signal.SIGQUIT, '3600')],
 )
 def test_end_waits_no_longer_than_it_should_and_leaves_nothing_behind(
     rows: Rows,

@@ -65,8 +65,7 @@ class Pool:
     def ping(self) -> None:
         """Check that the database responds.
 
-        This succeeds if all connections are in use: the service is busy. If the database does not
-        respond, their statements time out, and a later ping fails.
+        This succeeds if all connections are in use. If these time out, a later ping fails.
 
         Raises:
             psycopg.OperationalError: The database does not respond within a second.

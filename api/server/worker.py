@@ -17,6 +17,8 @@ from api.server.service import STOPPING
 # seconds for which a worker leaves a connection to workers that have fewer; if these hang, it
 # accepts one connection in this time
 PAUSE_S = 0.001
+# a difference of connections for which it does not pause
+TOLERANCE = 2
 
 
 class WaitressWorker(GeventWorker):
@@ -45,7 +47,7 @@ class Listener(StreamServer):
 
     def do_read(self) -> tuple[socket, Any] | None:
         """Accept a connection, or pause if another worker has fewer (called by gevent)."""
-        if self._counts[self._worker.slot] > min(self._counts[:]):
+        if self._counts[self._worker.slot] > min(self._counts[:]) + TOLERANCE:
             self.stop_accepting()
             gevent.spawn_later(PAUSE_S, self._resume)
             return None

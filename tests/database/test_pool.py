@@ -93,10 +93,12 @@ def test_other_requests_go_on_at_once_if_answers_come_late(
         return wait_c(*arguments)
 
     monkeypatch.setattr(connection, 'wait_c', wait_alone)
+    monkeypatch.setattr(connection, 'QUICK_S', DEADLINE_S)
     with connected(database_url) as opened:
         waits.clear()
         opened.execute('select 1')
         assert len(waits) == 1  # no other request goes on meanwhile
+        monkeypatch.setattr(connection, 'QUICK_S', 0.005)
         for _ in range(LAST_ANSWERS):
             opened.execute('select pg_sleep(0.01)')
         assert len(waits) == 1 + LAST_ANSWERS

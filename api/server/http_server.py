@@ -9,7 +9,6 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 
 class Parser(HTTPRequestParser):
     """Reads a request."""
-
-    is_head = False
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request line and the headers; raises ParsingError (called by waitress)."""
@@ -126,18 +123,10 @@ class Channel(HTTPChannel):
         return time.time() < self.last_activity + limit_s
 
 
-def create_http_server(
-    application: Callable, listener: socket.socket, client_timeout_s: int
-) -> BaseWSGIServer:
-    """Return waitress's server for a listening socket. It is passed to every Channel.
-
-    Args:
-        application: The WSGI application.
-        listener: The listening socket, on which gunicorn accepts connections.
-        client_timeout_s: Seconds after which an idle client is disconnected.
-    """
+def create_http_server(worker: Worker, listener: socket.socket) -> BaseWSGIServer:
+    """Return waitress's server for a listening socket. It is passed to every Channel."""
     server = create_server(
-        application,
+        worker.wsgi,
         _start=False,  # gunicorn listens
         _dispatcher=object(),  # no threads: the greenlet of the connection responds
         sockets=[listener],
@@ -145,7 +134,7 @@ def create_http_server(
         clear_untrusted_proxy_headers=False,  # the application reads no headers of proxies
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
-        channel_timeout=client_timeout_s,
+        channel_timeout=worker.app.settings.client_timeout_s,
         # a timeout of a client is no error
         log_socket_errors=False,
         # responses stay in memory until clients read them: a temporary folder may be full

@@ -5,14 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
+from typing import Any
 
 from gevent.os import tp_write
 from gunicorn.app.base import Application
-from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.workers.base import Worker
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +19,6 @@ API = Path(__file__).parents[1]
 STABLE_MODULES = ('api.server', __name__)
 # cores that the process may use; macOS reports only how many there are
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-# the number of workers that can balance their connections; more share the first slot
-SLOTS = 256
-# the entry of a slot that is free, and of a worker that accepts no more connections
-FREE = 2**30
-STOPPING = 2**29
 # of a worker; below the usual limit of open files, 1,024
 MAX_CONNECTIONS = 900
 
@@ -33,9 +26,8 @@ MAX_CONNECTIONS = 900
 class ServiceLogger(Logger):
     """gunicorn's logger, which passes its lines to the service's log."""
 
-    def setup(self, cfg: object) -> None:
+    def setup(self, _: object) -> None:
         """Let the root logger write all lines (called by gunicorn)."""
-        self.cfg = cfg
         self.error_log.propagate = True
 
 
@@ -44,7 +36,6 @@ class Service(Application):
 
     Attributes:
         settings: The settings.
-        connection_counts: The number of connections of each worker, by its slot, in shared memory.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -52,9 +43,8 @@ class Service(Application):
     """
 
     def __init__(self) -> None:
-        self.connection_counts = RawArray('i', [FREE] * SLOTS)
-        self._read_files()
-        self._configure_logging()
+        self.settings, self._reports = read_files()
+        configure_logging(self.settings)
         super().__init__()
 
     def init(self, *_: object) -> dict[str, object]:
@@ -73,9 +63,8 @@ class Service(Application):
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
             'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_files)],
-            'on_starting': self._check,
-            'pre_fork': self._assign_slot,
-            'child_exit': self._free_slot,
+            'on_starting': lambda _: check(self.settings, self._reports),
+            'child_exit': lambda _, worker: worker.set_count(),
         }
 
     def load(self) -> Callable:
@@ -98,40 +87,33 @@ class Service(Application):
 
     def _load_new_version(self) -> None:
         """Import the service's modules again, read the files again, and check them."""
-        old_settings, old_reports = self.settings, self._reports
         old_modules = {n: m for n, m in sys.modules.items() if n.partition('.')[0] == 'api'}
         for name in old_modules.keys() - STABLE_MODULES:
             del sys.modules[name]
         try:
-            self._read_files()
-            self._check()
-            self._configure_logging()
+            settings, reports = read_files()
+            check(settings, reports)
         except BaseException:
             sys.modules.update(old_modules)
-            self.settings, self._reports = old_settings, old_reports
             raise
+        configure_logging(settings)
+        self.settings, self._reports = settings, reports
 
-    def _read_files(self) -> None:
-        app = import_module('api.app')
-        self.settings = app.load_settings()
-        self._reports = app.load_reports(self.settings)
-        # raises ConfigError if the settings name no database
-        import_module('api.database.connection').connection_parameters(self.settings)
 
-    def _configure_logging(self) -> None:
-        log_module = import_module('api.telemetry.log')
-        # tp_write blocks a thread, and no greenlet, if nobody reads the log
-        log_module.configure_logging(
-            self.settings.log_level, self.settings.log_format, write=tp_write
-        )
+# no class of the modules below is imported above: after a reload, it would be an old one
+def read_files() -> tuple[Any, Any]:
+    """Return the settings, and the query of each report."""
+    app = import_module('api.app')
+    settings = app.load_settings()
+    import_module('api.database.connection').connection_parameters(settings)  # or ConfigError
+    return settings, app.load_reports(settings)
 
-    def _check(self, _: Arbiter | None = None) -> None:
-        import_module('api.server.check').check_start(self.settings, self._reports)
 
-    def _assign_slot(self, _: Arbiter, worker: Worker) -> None:
-        free = (slot for slot, count in enumerate(self.connection_counts) if count == FREE)
-        worker.slot = next(free, 0)
-        self.connection_counts[worker.slot] = 0
+def check(settings: Any, reports: Any) -> None:
+    import_module('api.server.check').check_start(settings, reports)
 
-    def _free_slot(self, _: Arbiter, worker: Worker) -> None:
-        self.connection_counts[worker.slot] = FREE
+
+def configure_logging(settings: Any) -> None:
+    log_module = import_module('api.telemetry.log')
+    # tp_write blocks a thread, and no greenlet, if nobody reads the log
+    log_module.configure_logging(settings.log_level, settings.log_format, write=tp_write)

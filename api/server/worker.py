@@ -3,6 +3,7 @@
 import gc
 from contextlib import suppress
 from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 import gevent
@@ -12,13 +13,17 @@ from gevent.socket import socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
-from api.server.service import STOPPING
 
 # seconds for which a worker leaves a connection to workers that have fewer; if these hang, it
 # accepts one connection in this time
 PAUSE_S = 0.001
 # a difference of connections for which it does not pause
 TOLERANCE = 2
+# the entry of a worker that does not accept connections
+NONE = 2**30
+# each worker's number of connections, in shared memory; its index is the worker's age, the number
+# of workers started before it, modulo the length
+counts = RawArray('i', [NONE] * 256)
 
 
 class WaitressWorker(GeventWorker):
@@ -34,6 +39,10 @@ class WaitressWorker(GeventWorker):
         self.clients = Pool(self.worker_connections)
         super().run()
 
+    def set_count(self, count: int = NONE) -> None:
+        """Tell the other workers how many connections this worker has; NONE while it stops."""
+        counts[self.age % len(counts)] = count if self.alive else NONE
+
 
 class Listener(StreamServer):
     """Accepts the connections of a listening socket, and balances them between the workers."""
@@ -41,41 +50,36 @@ class Listener(StreamServer):
     def __init__(self, worker: WaitressWorker, listener: socket, **_: Any) -> None:
         super().__init__(listener, spawn=worker.clients)
         self._worker = worker
-        self._counts = worker.app.connection_counts
-        timeout_s = worker.app.settings.client_timeout_s
-        self._http_server = create_http_server(worker.wsgi, listener, timeout_s)
+        self._http_server = create_http_server(worker, listener)
+        worker.set_count(0)
 
     def do_read(self) -> tuple[socket, Any] | None:
         """Accept a connection, or pause if another worker has fewer (called by gevent)."""
-        if self._counts[self._worker.slot] > min(self._counts[:]) + TOLERANCE:
+        self._worker.set_count(len(self.pool))
+        if len(self.pool) > min(counts[:]) + TOLERANCE:
             self.stop_accepting()
             gevent.spawn_later(PAUSE_S, self._resume)
             return None
-        return self._accept()
+        return super().do_read()
 
     def _resume(self) -> None:
         """Accept the connection if no other worker has, and continue."""
         if self.started:
             self.start_accepting()
             with suppress(OSError):  # no file descriptor is left: wait for another connection
-                if accepted := self._accept():
+                if accepted := super().do_read():
                     self.do_handle(*accepted)
-
-    def _accept(self) -> tuple[socket, Any] | None:
-        if accepted := super().do_read():
-            self._counts[self._worker.slot] += 1
-        return accepted
 
     def handle(self, client: socket, address: Any) -> None:
         """Serve a connection (called by gevent in a greenlet of its own)."""
         try:
             Channel(self._http_server, client, address).serve(self._worker)
         finally:
-            self._counts[self._worker.slot] -= 1
+            self._worker.set_count(len(self.pool) - 1)
 
     def close(self) -> None:
         """Accept the backlog, since there may be no other worker, and stop (called by gunicorn)."""
-        self._counts[self._worker.slot] = STOPPING
-        while self.started and (accepted := self._accept()):
+        self._worker.set_count()
+        while self.started and (accepted := super().do_read()):
             self.do_handle(*accepted)
         super().close()

@@ -16,15 +16,6 @@ log = logging.getLogger(__name__)
 
 MISSING_INDEXES = Path(__file__).parents[2] / 'db' / 'missing_indexes.sql'
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
-# errors that recur until the database or the file is changed, such as an unknown column or a
-# missing grant; other errors may be temporary, such as a restart of the database
-PERMANENT = (
-    psycopg.ProgrammingError,
-    psycopg.DataError,
-    psycopg.NotSupportedError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.errors.StatementTooComplex,
-)
 COLUMNS = [('body', 'json'), ('missing', 'text')]
 
 
@@ -41,24 +32,17 @@ def check_start(settings: Settings, reports: dict[Report, Query]) -> None:
         QueryFileError: The database refuses a file.
     """
     try:
-        warnings = check_database(settings, reports.values())
+        check_database(settings, reports.values())
     except NotCheckedError as ex:
-        warnings = [str(ex)]
+        log.warning('%s', ex)
     if settings.host not in LOOPBACK and not settings.token_sha256:
-        warnings.append(
-            f'no token is set: anyone who can connect to {settings.host} can read the reports'
-        )
-    for warning in warnings:
-        log.warning('%s', warning)
+        log.warning('no token is set: anyone who can reach %s can read the reports', settings.host)
     for report, query in reports.items():
         log.info('report', {'route': report.path, 'file': query.path})
 
 
-def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
-    """Run every SQL file once, with ids that do not exist.
-
-    Returns:
-        Warnings: slow files and missing indexes.
+def check_database(settings: Settings, queries: Iterable[Query]) -> None:
+    """Run every SQL file once, with ids that do not exist; log slow files and missing indexes.
 
     Raises:
         ConfigError: The settings name no database.
@@ -71,31 +55,34 @@ def check_database(settings: Settings, queries: Iterable[Query]) -> list[str]:
             connection.read_only = True  # set_up may set nothing
             if connection.execute('show server_encoding').fetchone() == ('SQL_ASCII',):
                 raise QueryFileError('JSON needs a database with an encoding other than SQL_ASCII')
-            warnings = [run(connection, query, settings.statement_timeout_s) for query in queries]
+            for query in queries:
+                run(connection, query)
             [[missing]] = connection.execute(MISSING_INDEXES.read_bytes()).fetchall()
     except psycopg.Error as ex:
         raise NotCheckedError(f'the database cannot be checked: {in_one_line(ex)}') from ex
     if missing:
-        warnings.append(
+        log.warning(
             'recommended indexes are missing or invalid (if you cannot create them, set'
-            f' functions = ["db/plain"]), see db/indexes.sql: {missing}'
+            ' functions = ["db/plain"]), see db/indexes.sql: %s',
+            missing,
         )
-    return list(filter(None, warnings))
 
 
-def run(connection: Connection, query: Query, timeout_s: float) -> str | None:
-    """Run a SQL file; returns a warning if it is cancelled after the statement timeout."""
+def run(connection: Connection, query: Query) -> None:
+    """Run a SQL file; log a warning if it is cancelled after the statement timeout."""
     place = describe(connection.info.get_parameters())
     values = ['0' if each.type == 'bigint' else None for each in query.parameters]
     try:
         with connection.transaction():
             answer = connection.execute(query.sql, values)
     except psycopg.errors.QueryCanceled:
-        return f'{query.path} takes longer than {timeout_s:g} s, or waits for a lock ({place})'
-    except PERMANENT as ex:
+        log.warning('%s exceeds statement_timeout_s, or waits for a lock (%s)', query.path, place)
+        return
+    except psycopg.OperationalError:  # may be temporary, such as a restart of the database
+        raise
+    except psycopg.Error as ex:  # recurs, such as an unknown column or a missing grant
         file = f'{query.path}{query.line_at(ex.diag.statement_position)}'
         raise QueryFileError(f'{file}: {ex.diag.message_primary} ({place})') from ex
     columns = [(column.name, column.type_display) for column in answer.description or ()]
     if columns != COLUMNS or answer.rowcount != 1:
         raise QueryFileError(f'{query.path}: must return one row, body json and missing text')
-    return None

@@ -86,7 +86,7 @@ def test_lock_delays_a_start_and_does_not_prevent_it(
     with locked_uses(database_url):
         api = start_api(DATABASE_URL=database_url, API_STATEMENT_TIMEOUT_S='1')
         assert api.get('/live').status_code == 200
-        assert re.search(r'level=warning event="/\S+ takes longer than 1 s, or', api.output())
+        assert re.search(r'level=warning event="/\S+ exceeds statement_timeout_s, or', api.output())
     assert api.get(TOP).status_code == 200
 
 

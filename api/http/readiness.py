@@ -15,8 +15,7 @@ CACHED_S = 1.0
 class Readiness(ReadOnly):
     """Responds with the result of a ping, which is cached for CACHED_S.
 
-    One request at a time pings. Others get the last result meanwhile, so a database that does not
-    respond delays few. Until a ping has succeeded, the service is not ready.
+    One request at a time pings. Others wait for its result.
 
     Args:
         ping: Raises a psycopg.Error if the database does not respond.
@@ -28,7 +27,7 @@ class Readiness(ReadOnly):
         self._ping = ping
         self._lock = Lock()
         self._expires_at = 0.0
-        self._error = 'first ping in progress'
+        self._error = ''
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         self.check()
@@ -37,19 +36,13 @@ class Readiness(ReadOnly):
 
     def check(self) -> None:
         """Raise the error of the last ping, if any."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if monotonic() > self._expires_at:
-                    self._error = self._error_of_ping()
-                    self._expires_at = monotonic() + CACHED_S
-            finally:
-                self._lock.release()
-        if self._error:
-            raise psycopg.OperationalError(self._error)
-
-    def _error_of_ping(self) -> str:
-        try:
-            self._ping()
-        except psycopg.Error as ex:
-            return str(ex)
-        return ''
+        with self._lock:
+            if monotonic() > self._expires_at:
+                try:
+                    self._ping()
+                    self._error = ''
+                except psycopg.Error as ex:
+                    self._error = str(ex)
+                self._expires_at = monotonic() + CACHED_S
+            if self._error:
+                raise psycopg.OperationalError(self._error)

@@ -6,7 +6,6 @@ Read `app` first. `make lint` checks that each module imports only from those af
 
 from pathlib import Path
 
-VERSION = '1.2.0'
 # the contract with clients
 OPENAPI = Path(__file__).with_name('openapi.json')
 

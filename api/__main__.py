@@ -1,8 +1,8 @@
 """`python -m api` serves the reports as configured."""
 
 import argparse
+import logging
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -48,36 +48,22 @@ def check() -> None:
     app = import_module('api.app')
     settings = app.load_settings()
     reports = app.load_reports(settings)
-    warnings = import_module('api.server.check').check_database(settings, reports.values())
+    logging.basicConfig(format='warning: %(message)s')
+    import_module('api.server.check').check_database(settings, reports.values())
     for report, query in reports.items():
         print(f'{report.path}: {query.path}', flush=True)
-    for warning in warnings:
-        print(f'warning: {warning}', file=sys.stderr)
-
-
-def print_token() -> None:
-    """Print a new bearer token and its hash."""
-    token = secrets.token_urlsafe(32)
-    hash_of = import_module('api.http.auth').hash_of
-    print(f'token: {token}\ntoken_sha256: {hash_of(token)}')
 
 
 def main() -> int:
     """Run the command; an error of the user is one line and the status 1."""
     parser = argparse.ArgumentParser(prog='python -m api', description='Serve the reports.')
-    commands = parser.add_mutually_exclusive_group()
-    commands.add_argument(
+    parser.add_argument(
         '--check', action='store_true', help='run every SQL file on the database, and exit'
-    )
-    commands.add_argument(
-        '--token', action='store_true', help='print a new bearer token and its hash, and exit'
     )
     arguments = parser.parse_args()
     del sys.argv[1:]  # gunicorn parses them too
     try:
-        if arguments.token:
-            print_token()
-        elif arguments.check:
+        if arguments.check:
             check()
         else:
             serve()

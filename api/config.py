@@ -53,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: Annotated[Url, 'database'] = ''
     pool_size: Annotated[Count, 'database'] = 4
-    pool_max_waiting: Annotated[int, Meta(ge=3, le=1000), 'database'] = 200
+    pool_max_waiting: Annotated[Count, 'database'] = 100
     pool_timeout_s: Annotated[Seconds, 'database'] = 1.5
     pool_lifetime_s: Annotated[float, Meta(ge=1, le=31536000), 'database'] = 3600.0
     statement_timeout_s: Annotated[Seconds, 'database'] = 5.0
@@ -77,11 +77,6 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     log_level: Annotated[Literal['debug', 'info', 'warning', 'error'], LEVELS, 'log'] = 'info'
     log_format: Annotated[Literal['logfmt', 'json'], FORMATS, 'log'] = 'logfmt'
-
-    @property
-    def max_waiting_each(self) -> int:
-        """The maximum number of waiting requests of each of the three kinds."""
-        return self.pool_max_waiting // 3
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:

@@ -39,7 +39,7 @@ def test_table_of_metrics_is_what_is_scraped(sample_url: str, start_api: Callabl
 def test_table_of_limits_is_that_of_the_code() -> None:
     assert [default for _, default, *_ in tables()['limit']] == [
         f'{MAX_CONNECTIONS}',
-        '`pool_max_waiting`',
+        '`pool_max_waiting`, and as many for the slow report',
         f'{MAX_HEADER_BYTES // 1024} KiB',
         f'{MAX_BODY_BYTES // 1024} KiB',
     ]

@@ -39,7 +39,7 @@ class Pool:
             kwargs=connection_parameters(settings),
             min_size=1,
             max_size=size,
-            max_waiting=settings.max_waiting_each,
+            max_waiting=settings.pool_max_waiting,
             max_lifetime=settings.pool_lifetime_s,
             # after this timeout, the pool stops its attempts to connect; check() starts new ones
             reconnect_timeout=settings.pool_timeout_s,

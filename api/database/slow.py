@@ -1,7 +1,6 @@
 """Coalesces identical concurrent requests for slow queries."""
 
 from concurrent.futures import Future
-from threading import Semaphore
 from time import perf_counter
 
 import psycopg
@@ -21,7 +20,6 @@ class SlowQueries:
         self._pool = pool
         self._timeout_s = 2 * settings.pool_timeout_s + settings.statement_timeout_s
         self._running: dict[tuple, Future[Answer]] = {}
-        self._may_wait = Semaphore(settings.max_waiting_each)
 
     def fetch(self, query: Query, values: Values, timings: Timings) -> Answer:
         """Run a query, or wait for the answer to an identical running one; see Pool.fetch."""
@@ -39,8 +37,6 @@ class SlowQueries:
         return mine.result()
 
     def _answer_of(self, first: Future[Answer], timings: Timings) -> Answer:
-        if not self._may_wait.acquire(blocking=False):
-            raise TooManyRequests('too many requests wait for identical ones')
         started = perf_counter()
         try:
             answer = first.result(self._timeout_s)
@@ -52,4 +48,3 @@ class SlowQueries:
             raise type(ex)(*ex.args) from ex  # each request has its own traceback
         finally:
             timings.pool_s += perf_counter() - started
-            self._may_wait.release()

@@ -7,10 +7,8 @@ directory PROMETHEUS_MULTIPROC_DIR, which must be set before prometheus_client i
 import os
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-
-from api import VERSION
 
 FOLDER_VARIABLE = 'PROMETHEUS_MULTIPROC_DIR'
 # seconds: from a fast report to beyond the default statement timeout
@@ -30,9 +28,6 @@ problems = Counter('http_problems', 'Error responses by kind of problem', ['kind
 retries = Counter('database_retries', 'Statements that were run again', **_common)
 shared = Counter('shared_answers', 'Requests that shared the result of an identical one', **_common)
 dropped_lines = Counter('log_lines_dropped', 'Dropped log lines', **_common)
-# not summed: each worker reports its own version
-_build = CollectorRegistry()
-Info('build', 'The version', namespace='benefits_api', registry=_build).info({'version': VERSION})
 
 
 @dataclass
@@ -54,4 +49,4 @@ def exposition() -> bytes:
     if FOLDER_VARIABLE in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
-    return generate_latest(_build) + generate_latest(registry)
+    return generate_latest(registry)

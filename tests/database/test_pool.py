@@ -141,7 +141,7 @@ def test_connections_that_break_at_the_same_time_cost_no_request(
 
 
 def test_no_connection_is_not_taken_for_a_busy_pool() -> None:
-    settings = Settings(database_url='host=/nowhere', pool_max_waiting=3, pool_timeout_s=DEADLINE_S)
+    settings = Settings(database_url='host=/nowhere', pool_max_waiting=1, pool_timeout_s=DEADLINE_S)
     with open_pool(settings) as pool, ThreadPoolExecutor(1) as clients:
         waiting = clients.submit(fetch, pool)
         wait_for(lambda: pool._pool.get_stats()['requests_waiting'] == 1)

@@ -18,7 +18,7 @@ def test_full_pool_is_503_after_a_bounded_wait_and_then_at_once(
         DATABASE_URL=database_url,
         API_WORKERS='1',
         API_POOL_SIZE='1',
-        API_POOL_MAX_WAITING='3',
+        API_POOL_MAX_WAITING='1',
         API_POOL_TIMEOUT_S='3',
         API_STATEMENT_TIMEOUT_S=str(2 * DEADLINE_S),
     )

@@ -19,7 +19,7 @@ from api.server.http_server import Channel, create_http_server
 PAUSE_S = 0.001
 # a difference of connections for which it does not pause
 TOLERANCE = 2
-# the entry of a worker that does not accept connections
+# the entry of a worker that does not accept connections; more than any number of connections
 NONE = 2**30
 # each worker's number of connections, in shared memory; its index is the worker's age, the number
 # of workers started before it, modulo the length
@@ -40,8 +40,8 @@ class WaitressWorker(GeventWorker):
         super().run()
 
     def set_count(self, count: int = NONE) -> None:
-        """Tell the other workers how many connections this worker has; NONE while it stops."""
-        counts[self.age % len(counts)] = count if self.alive else NONE
+        """Tell the other workers how many connections this worker has."""
+        counts[self.age % len(counts)] = count
 
 
 class Listener(StreamServer):
@@ -75,7 +75,7 @@ class Listener(StreamServer):
         try:
             Channel(self._http_server, client, address).serve(self._worker)
         finally:
-            self._worker.set_count(len(self.pool) - 1)
+            counts[self._worker.age % len(counts)] -= 1
 
     def close(self) -> None:
         """Accept the backlog, since there may be no other worker, and stop (called by gunicorn)."""

@@ -103,10 +103,10 @@ class Channel(HTTPChannel):
             self.socket.settimeout(self.adj.channel_timeout)
             self.server.set_socket_options(self.socket)
             while self.connected and not self.will_close and self._is_active():
-                if self.writable():
-                    self.handle_write()
-                elif self.requests:
+                if self.requests:
                     self.service()
+                elif self.writable():
+                    self.handle_write()
                 else:
                     with suppress(TimeoutError):
                         # let other greenlets run, even if the next request is already there
@@ -142,6 +142,8 @@ def create_http_server(worker: Worker, listener: socket.socket) -> BaseWSGIServe
         # beyond this size, waitress would wait for its loop, which does not run
         outbuf_high_watermark=sys.maxsize,
     )
+    # send the head and the body of a response at once: saves 5 % of its CPU time
+    server.adj.send_bytes = 64 * 1024
     # there is no loop to wake, and there are no threads
     server.pull_trigger = server.add_task = lambda *_: None
     return server

@@ -19,8 +19,7 @@ API = Path(__file__).parents[1]
 STABLE_MODULES = ('api.server', __name__)
 # cores that the process may use; macOS reports only how many there are
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-# of a worker; below the usual limit of open files, 1,024
-MAX_CONNECTIONS = 900
+MAX_CONNECTIONS = 900  # of a worker; below the usual limit of open files, 1,024
 
 
 class ServiceLogger(Logger):

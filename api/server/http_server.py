@@ -9,8 +9,6 @@ import logging
 import socket
 import sys
 import time
-from contextlib import suppress
-from typing import Any
 
 import falcon
 from gevent.socket import wait_read
@@ -24,8 +22,6 @@ from api.http.problems import answer_without_application
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
-# seconds between checks of an idle connection
-IDLE_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +55,7 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         """Return the head of the answer. During shutdown, it announces that the connection ends."""
-        if not self.channel.worker.alive:
+        if not self.channel.server.worker.alive:
             self.request.headers['CONNECTION'] = 'close'
         return super().build_response_header()
 
@@ -92,35 +88,24 @@ class Channel(HTTPChannel):
     task_class = Task
     error_task_class = ProblemTask
 
-    def __init__(self, server: BaseWSGIServer, client: socket.socket, address: Any) -> None:
-        # map would be waitress's loop
-        super().__init__(server, client, server.fix_addr(address), server.adj, map={})
-
-    def serve(self, worker: Worker) -> None:
+    def serve(self) -> None:
         """Answer requests until the client closes the connection, or is idle for too long."""
-        self.worker = worker
         try:
             self.socket.settimeout(self.adj.channel_timeout)
             self.server.set_socket_options(self.socket)
-            while self.connected and not self.will_close and self._is_active():
+            while self.connected and not self.will_close:
                 if self.requests:
                     self.service()
                 elif self.writable():
                     self.handle_write()
                 else:
-                    with suppress(TimeoutError):
-                        # let other greenlets run, even if the next request is already there
-                        wait_read(self.socket.fileno(), IDLE_CHECK_S)
-                        self.handle_read()
+                    # let other greenlets run, even if the next request is already there
+                    wait_read(self.socket.fileno())
+                    self.handle_read()
         except Exception:
             log.exception('the server failed to answer a request')
         finally:
             self.handle_close()
-
-    def _is_active(self) -> bool:
-        # during shutdown, wait for a request that the client may be sending
-        limit_s = self.adj.channel_timeout if self.worker.alive else IDLE_CHECK_S
-        return time.time() < self.last_activity + limit_s
 
 
 def create_http_server(worker: Worker, listener: socket.socket) -> BaseWSGIServer:
@@ -142,6 +127,7 @@ def create_http_server(worker: Worker, listener: socket.socket) -> BaseWSGIServe
         # beyond this size, waitress would wait for its loop, which does not run
         outbuf_high_watermark=sys.maxsize,
     )
+    server.worker = worker
     # send the head and the body of a response at once: saves 5 % of its CPU time
     server.adj.send_bytes = 64 * 1024
     # there is no loop to wake, and there are no threads

@@ -1,6 +1,7 @@
 """A gunicorn worker that serves HTTP with waitress."""
 
 import gc
+import time
 from contextlib import suppress
 from functools import partial
 from multiprocessing.sharedctypes import RawArray
@@ -9,7 +10,7 @@ from typing import Any
 import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gevent.socket import socket
+from gevent.socket import SHUT_RD, socket
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
@@ -37,7 +38,18 @@ class WaitressWorker(GeventWorker):
         gc.set_threshold(10_000)
         self.server_class = partial(Listener, self)
         self.clients = Pool(self.worker_connections)
+        self.channels: dict[int, Channel] = {}
         super().run()
+
+    def notify(self) -> None:
+        """Report that the worker runs, and close idle connections (gunicorn: every second)."""
+        super().notify()
+        # while stopping, wait a second for a request that a client may be sending
+        limit_s = self.app.settings.client_timeout_s if self.alive else 1
+        for channel in self.channels.values():
+            if not channel.requests and time.time() > channel.last_activity + limit_s:
+                with suppress(OSError):  # the client has disconnected
+                    channel.socket.shutdown(SHUT_RD)  # ends the wait for a request
 
     def set_count(self, count: int = NONE) -> None:
         """Tell the other workers how many connections this worker has."""
@@ -73,7 +85,9 @@ class Listener(StreamServer):
     def handle(self, client: socket, address: Any) -> None:
         """Serve a connection (called by gevent in a greenlet of its own)."""
         try:
-            Channel(self._http_server, client, address).serve(self._worker)
+            server = self._http_server
+            address = server.fix_addr(address)
+            Channel(server, client, address, server.adj, map=self._worker.channels).serve()
         finally:
             counts[self._worker.age % len(counts)] -= 1
 

@@ -281,12 +281,16 @@ def test_url_that_libpq_can_read_is_taken(url: str, monkeypatch: pytest.MonkeyPa
     assert load_settings({'DATABASE_URL': url}).database_url == url
 
 
+PRELOAD = {'DATABASE_URL': 'host=/nowhere', 'GUNICORN_CMD_ARGS': '--preload'}
+
+
 @pytest.mark.parametrize(
     ('arguments', 'environment', 'message'),
     [
         ([], {}, 'no database is configured: set DATABASE_URL or url in [database] of config.toml'),
         (['--check'], {'API_PORT': 'hunter2'}, f'API_PORT: must be {PORTS}'),
         ([], {'API_PROT': 'hunter2'}, 'API_PROT: there is no such setting'),
+        ([], PRELOAD, 'preload_app is not supported: workers would share connections'),
         (
             [],
             {'PROMETHEUS_MULTIPROC_DIR': '/nowhere', 'API_PORT': ''},

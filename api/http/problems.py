@@ -105,11 +105,11 @@ def problem_of_status(status: int) -> Problem:
     return Problem(next((k for k, row in PROBLEMS.items() if row.status == status), default))
 
 
-def answer_without_application(status: int, seconds: float) -> tuple[int, dict[str, str], bytes]:
+def answer_without_application(status: int) -> tuple[int, dict[str, str], bytes]:
     """Log and count a request that the HTTP server rejects; return status, headers and body."""
     problem = problem_of_status(status)
     id_ = new_request_id()
-    metrics.requests.labels('-', problem.status_code).observe(seconds)
+    metrics.requests.labels('-', problem.status_code).observe(0)  # too early to measure
     metrics.problems.labels(problem.kind).inc()
     fields = {'request_id': id_, 'status': problem.status_code, 'problem': problem.kind}
     log.info('refused', fields)

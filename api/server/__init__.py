@@ -5,6 +5,5 @@
     worker       gunicorn's gevent worker, with waitress and balanced connections
     http_server  waitress: a greenlet for each connection, limits, problem documents
 
-It may import anything; only `__main__` imports it. docs/design.md lists the undocumented
-parts of libraries that it uses.
+docs/design.md lists the undocumented parts of libraries that it uses.
 """

@@ -50,7 +50,7 @@ class Service(Application):
         """Return gunicorn's settings (called by gunicorn). GUNICORN_CMD_ARGS overrides them."""
         settings = self.settings
         host = f'[{settings.host}]' if ':' in settings.host else settings.host
-        sql_files = {query.path.parent for query in self._reports.values()}
+        sql_folders = {query.path.parent for query in self._reports.values()}
         return {
             'bind': f'{host}:{settings.port}',
             'workers': settings.workers or CORES,
@@ -61,13 +61,15 @@ class Service(Application):
             'worker_tmp_dir': os.environ['PROMETHEUS_MULTIPROC_DIR'],
             'control_socket_disable': True,
             'logger_class': ServiceLogger,
-            'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_files)],
+            'reload_extra_files': [f'{API}/**/*.py', *(f'{each}/*.sql' for each in sql_folders)],
             'on_starting': lambda _: check(self.settings, self._reports),
-            'child_exit': lambda _, worker: worker.set_count(),
+            'child_exit': lambda _, worker: worker.release_slot(),
         }
 
     def load(self) -> Callable:
         """Return the WSGI application (called by gunicorn in each worker)."""
+        if self.cfg.preload_app:
+            sys.exit('error: preload_app is not supported: workers would share connections')
         if self.cfg.reload:  # a developer has saved a file
             try:
                 self._load_new_version()
@@ -92,6 +94,7 @@ class Service(Application):
         try:
             settings, reports = read_files()
             check(settings, reports)
+            import_module('api.server.worker')  # gunicorn imports it later
         except BaseException:
             sys.modules.update(old_modules)
             raise

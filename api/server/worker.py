@@ -15,15 +15,13 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from api.server.http_server import Channel, create_http_server
 
-# seconds for which a worker leaves a connection to workers that have fewer; if these hang, it
-# accepts one connection in this time
+# seconds for which a worker leaves a connection to those that have fewer; then it accepts it
 PAUSE_S = 0.001
 # a difference of connections for which it does not pause
 TOLERANCE = 2
-# the entry of a worker that does not accept connections; more than any number of connections
+# the count of a worker that accepts no connections; more than any number of connections
 NONE = 2**30
-# each worker's number of connections, in shared memory; its index is the worker's age, the number
-# of workers started before it, modulo the length
+# each worker's number of connections, in shared memory, by the number of workers before it
 counts = RawArray('i', [NONE] * 256)
 
 
@@ -32,8 +30,7 @@ class WaitressWorker(GeventWorker):
 
     def run(self) -> None:
         """Serve until SIGTERM, or until the parent process is gone (called by gunicorn)."""
-        # collect garbage less often, and never what exists now: saves 5 to 10 % of the CPU time
-        # of a response if the latency of the database is 1 ms
+        # collect less often, and never what exists now: saves 5 to 10 % of CPU time (latency 1 ms)
         gc.freeze()
         gc.set_threshold(10_000)
         self.server_class = partial(Listener, self)
@@ -49,26 +46,27 @@ class WaitressWorker(GeventWorker):
         for channel in self.channels.values():
             if not channel.requests and time.time() > channel.last_activity + limit_s:
                 with suppress(OSError):  # the client has disconnected
-                    channel.socket.shutdown(SHUT_RD)  # ends the wait for a request
+                    # ends the wait for a request; Linux still delivers what has arrived
+                    channel.socket.shutdown(SHUT_RD)
 
-    def set_count(self, count: int = NONE) -> None:
-        """Tell the other workers how many connections this worker has."""
-        counts[self.age % len(counts)] = count
+    def release_slot(self) -> None:
+        """Remove the count of a worker that has ended (called in the parent process)."""
+        counts[self.age % len(counts)] = NONE
 
 
 class Listener(StreamServer):
     """Accepts the connections of a listening socket, and balances them between the workers."""
 
     def __init__(self, worker: WaitressWorker, listener: socket, **_: Any) -> None:
-        super().__init__(listener, spawn=worker.clients)
         self._worker = worker
+        self._slot = worker.age % len(counts)
+        super().__init__(listener, spawn=worker.clients)
         self._http_server = create_http_server(worker, listener)
-        worker.set_count(0)
+        counts[self._slot] = 0
 
     def do_read(self) -> tuple[socket, Any] | None:
         """Accept a connection, or pause if another worker has fewer (called by gevent)."""
-        self._worker.set_count(len(self.pool))
-        if len(self.pool) > min(counts[:]) + TOLERANCE:
+        if counts[self._slot] > min(counts[:]) + TOLERANCE:
             self.stop_accepting()
             gevent.spawn_later(PAUSE_S, self._resume)
             return None
@@ -82,6 +80,11 @@ class Listener(StreamServer):
                 if accepted := super().do_read():
                     self.do_handle(*accepted)
 
+    def do_handle(self, *accepted: Any) -> None:
+        """Start to serve a connection (called by gevent)."""
+        counts[self._slot] += 1
+        super().do_handle(*accepted)
+
     def handle(self, client: socket, address: Any) -> None:
         """Serve a connection (called by gevent in a greenlet of its own)."""
         try:
@@ -89,11 +92,12 @@ class Listener(StreamServer):
             address = server.fix_addr(address)
             Channel(server, client, address, server.adj, map=self._worker.channels).serve()
         finally:
-            counts[self._worker.age % len(counts)] -= 1
+            counts[self._slot] -= 1
 
     def close(self) -> None:
         """Accept the backlog, since there may be no other worker, and stop (called by gunicorn)."""
-        self._worker.set_count()
-        while self.started and (accepted := super().do_read()):
-            self.do_handle(*accepted)
+        counts[self._slot] = NONE
+        with suppress(OSError):  # no file descriptor is left
+            while self.started and not self.full() and (accepted := super().do_read()):
+                self.do_handle(*accepted)
         super().close()

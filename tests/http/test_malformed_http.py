@@ -72,9 +72,9 @@ def test_odd_request_gets_a_clear_answer(
     assert 'x-evil' not in answer.headers
 
 
-@pytest.mark.parametrize('lines', [b'A : b\r\n', b'X-Long: ' + b'x' * 20000 + b'\r\n'])
-def test_refused_head_has_no_body(api: ApiProcess, lines: bytes) -> None:
-    [answer] = exchange(api, b'HEAD /live HTTP/1.1\r\nHost: a\r\n' + lines + b'\r\n')
+@pytest.mark.parametrize('line', [b'Host: b\r\n', b'Content-Length: 99999\r\n'])
+def test_refused_head_has_no_body(api: ApiProcess, line: bytes) -> None:
+    [answer] = exchange(api, b'HEAD /live HTTP/1.1\r\nHost: a\r\n' + line + b'\r\n')
     assert (answer.status >= 400, answer.body) == (True, b'')
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from api.server.service import MAX_CONNECTIONS
 from tests.server.crowd import Crowd, ask, read, request
-from tests.support.rows import Rows
+from tests.support.rows import Rows, locked_uses, wait_until_busy
 from tests.support.service import TOP, ApiProcess, client_of_each_worker, connection_counts, workers
 from tests.support.waiting import wait_for
 
@@ -89,6 +89,17 @@ def test_pipelined_answers_that_exceed_the_buffers_arrive_when_the_client_reads(
         while chunk := client.recv(65536):
             received += len(chunk)
     assert received > 4 * size
+
+
+def test_pipelined_request_does_not_delay_the_response_before_it(
+    rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=database_url)
+    with Crowd(api.port) as crowd, locked_uses(database_url):
+        [client] = crowd.connect(1)
+        client.sendall(request('/live') + request(TOP))
+        assert read(client)[0] == 200
+        wait_until_busy(rows, 'top')
 
 
 @contextmanager

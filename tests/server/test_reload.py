@@ -12,6 +12,7 @@ from tests.support.service import TOP, ApiProcess, workers
 from tests.support.waiting import wait_for
 
 SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'
+WORKER = 'api/server/worker.py'
 
 
 class Reloading(ApiProcess):
@@ -80,9 +81,10 @@ def test_reload_under_load_brings_the_new_version_and_loses_no_request(
     [
         (SQL, '\nfrom venue\n', '\nfrom vanue\n', r'relation \"vanue\" does not exist'),
         (PYTHON, 'import falcon', 'import falcon from', 'invalid syntax (app.py, line '),
+        (WORKER, 'import gc\n', 'import gc from\n', 'invalid syntax (worker.py, line '),
         ('../settings.toml', '= 1000', '= -1', '[http] cache_s: must be a whole number'),
     ],
-    ids=['SQL', 'Python', 'setting'],
+    ids=['SQL', 'Python', 'worker', 'setting'],
 )
 def test_broken_file_keeps_the_old_version(
     reloading: Reloading, file: str, good: str, broken: str, reason: str
@@ -97,3 +99,10 @@ def test_broken_file_keeps_the_old_version(
     edit(reloading.project / file, broken, good)
     reloading.reload()
     assert reloading.version() == (old[0], 'alive', *old[2:])
+
+
+def test_failure_of_the_application_is_a_problem(reloading: Reloading) -> None:
+    edit(reloading.project / PYTHON, '    return app\n', '    return lambda *_: 1 / 0\n')
+    reloading.reload()
+    answer = reloading.get('/live')
+    assert (answer.status_code, answer.json()['type']) == (500, '/docs/problems/internal-error')

@@ -28,6 +28,7 @@ def test_sigterm_waits_for_all_answers_in_progress(
         API_STATEMENT_TIMEOUT_S='120',
         API_SHUTDOWN_TIMEOUT_S='120',
     )
+    httpx.get(api.url + '/live')  # opens the files of the metrics
     # more than the pool has connections, so some requests wait in the service
     paths = [f'{AVAILABLE}&timestamp=2024-07-{day}' for day in range(10, 22)]
     with ThreadPoolExecutor(len(paths)) as clients:
@@ -37,6 +38,8 @@ def test_sigterm_waits_for_all_answers_in_progress(
             ]
             wait_until_busy(rows, count=4)
             wait_for(lambda: connection_counts(api) == [len(paths)])
+            [worker] = workers(api)
+            worker.rlimit(psutil.RLIMIT_NOFILE, (3, 3))  # it can accept no more
             api.process.terminate()
             wait_for(lambda: not is_listening(api.port))
         answers = [each.result() for each in asking]
@@ -60,6 +63,22 @@ def test_sigterm_loses_no_connection_that_waits_to_be_accepted(
         wait_for(lambda: 'Handling signal: term' in api.output())
         worker.resume()
         assert {read(client)[0] for client in clients} == {200}
+
+
+def test_sigterm_ends_a_worker_with_as_many_connections_as_it_may_have(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(
+        DATABASE_URL=sample_url,
+        API_WORKERS='1',
+        API_SHUTDOWN_TIMEOUT_S='3600',
+        GUNICORN_CMD_ARGS='--worker-connections 1',
+    )
+    with Crowd(api.port) as crowd:
+        crowd.connect(2)
+        wait_for(lambda: connection_counts(api) == [1])
+        api.process.terminate()
+        assert api.process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize(

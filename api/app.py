@@ -34,6 +34,9 @@ REPORTS = (
     Report('/venues/{venueId}/available-benefits', 'available_benefits'),
     Report('/venues/{venueId}/inactivity-periods', 'inactivity_periods', is_shared=True),
 )
+# read at import, so that a reload that fails changes neither
+CONTRACT = OPENAPI.read_bytes()
+DOCS = Template(Path(__file__).with_name('docs.html').read_text())
 # response headers that scripts of other origins may read, besides those that CORS always allows
 EXPOSED_HEADERS = ('ETag', 'Retry-After', 'Server-Timing', 'X-Request-ID')
 
@@ -88,13 +91,12 @@ def create_app(
     app.add_route('/live', Page(b'{"status": "live"}', is_public=True))
     app.add_route('/ready', Readiness(pool.ping))
     app.add_route('/metrics', Metrics())
-    app.add_route('/openapi.json', Page(OPENAPI.read_bytes(), is_public=True, is_cacheable=True))
+    app.add_route('/openapi.json', Page(CONTRACT, is_public=True, is_cacheable=True))
     app.add_route('/', Root([report.path for report in reports]))
     for path, meaning in meanings().items():
         app.add_route(path, Page(meaning, is_public=True))
     body_class = 'with-tokens' if settings.token_sha256 else 'no-tokens'
-    template = Template(Path(__file__).with_name('docs.html').read_text())
-    html = template.substitute(body_class=body_class).encode()
+    html = DOCS.substitute(body_class=body_class).encode()
     app.add_route('/docs', Page(html, falcon.MEDIA_HTML, is_public=True, is_cacheable=True))
     # public, since BearerTokens checks only resources
     app.add_static_route('/docs/static', Path(find_spec('swagger_ui').origin).with_name('static'))

@@ -33,6 +33,7 @@ class Pool:
     def __init__(self, settings: Settings, size: int) -> None:
         self._limits_s = settings.pool_timeout_s, settings.statement_timeout_s + GRACE_S
         self._size = size
+        # a set, because the addition of numbers is not atomic in threads
         self._running: set[object] = set()
         self._pool = ConnectionPool(
             connection_class=Connection,
@@ -68,10 +69,11 @@ class Pool:
         This succeeds if all connections are in use. If these time out, a later ping fails.
 
         Raises:
-            psycopg.OperationalError: The database does not respond within a second.
+            psycopg.OperationalError: The database does not respond in time.
         """
         with suppress(TooManyRequests):
-            self._run(b'select 1', (), Timings(), timeout_s=1.0, patience_s=1.0)
+            # less than a second in total, since probes often wait no longer
+            self._run(b'select 1', (), Timings(), timeout_s=0.5, patience_s=0.4)
 
     def _run(
         self, sql: bytes, values: Sequence, timings: Timings, timeout_s: float, patience_s: float
@@ -103,6 +105,7 @@ class Pool:
                 self._pool.putconn(connection)
                 if self._pool.get_stats()['requests_waiting']:
                     sleep(0)  # one of them uses the connection before this response is written
+                # after that one is counted: fewer statements than connections look like no database
                 self._running.discard(statement)
             may_retry = False
             metrics.retries.inc()

@@ -30,7 +30,7 @@ class SlowQueries:
             return self._answer_of(first, timings)
         try:
             mine.set_result(self._pool.fetch(query, values, timings))
-        except BaseException as ex:  # noqa: BLE001 - result() raises it
+        except BaseException as ex:  # noqa: BLE001 - result() raises it; others must not wait
             mine.set_exception(ex)
         finally:
             del self._running[key]

@@ -48,9 +48,11 @@ class ReportResource(ReadOnly):
         self._fetch = fetch
         scope = 'public' if report.is_shared and not settings.token_sha256 else 'private'
         # a report about a person is never served late: a used benefit would look available
-        extension = [f'stale-while-revalidate={STALE_S}'] if report.is_shared else []  # RFC 5861
-        self._cache_control = [scope, f'max-age={settings.cache_s}', *extension]
-        self._cache_control_past = [scope, f'max-age={settings.cache_past_s}', *extension]
+        stale = [f'stale-while-revalidate={STALE_S}'] if report.is_shared else []  # RFC 5861
+        self._cache_control, self._cache_control_past = (
+            [scope, f'max-age={max_age_s}', *(stale if max_age_s else [])]
+            for max_age_s in (settings.cache_s, settings.cache_past_s)
+        )
 
     def on_get(self, req: TracedRequest, resp: falcon.Response, **path: str) -> None:
         """Respond with the body of the query's row.

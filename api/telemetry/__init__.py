@@ -1,1 +1,1 @@
-"""The log, the metrics, and the times of a request. Imports nothing from `api`."""
+"""The log, the metrics, and the times of a request. Imports nothing else from `api`."""

@@ -103,6 +103,13 @@ def configured_api(sample_url: str, tmp_path_factory: pytest.TempPathFactory) ->
     process.stop()
 
 
+def test_report_that_may_not_be_cached_is_never_served_late(
+    sample_url: str, start_api: Callable[..., ApiProcess]
+) -> None:
+    api = start_api(DATABASE_URL=sample_url, API_CACHE_S='0')
+    assert api.get(TOP).headers['cache-control'] == 'public, max-age=0'
+
+
 def test_options_lists_the_methods(api: ApiProcess) -> None:
     for path in (*PATHS, '/', '/docs', '/live'):
         answer = api.client.options(path)

@@ -18,12 +18,11 @@ from api.config import ConfigError, Settings
 GRACE_S = 1.0
 # To switch to another greenlet and back takes longer than most responses of a local database. So
 # the process blocks for up to LOCAL_WAIT_S, unless each of the last LAST_ANSWERS responses took
-# more than QUICK_S. After each RETRY_AFTER late ones, it tries again. With a local database,
-# blocking gives 1.3 to 1.5 times as many responses per second
+# more than QUICK_S. With a local database, blocking gives 1.3 to 1.5 times as many responses per
+# second
 LOCAL_WAIT_S = 0.003
 QUICK_S = 0.0005
 LAST_ANSWERS = 32
-RETRY_AFTER = 256
 
 
 class Connection(psycopg.Connection):
@@ -66,7 +65,7 @@ class Connection(psycopg.Connection):
         """
         started = perf_counter()
         try:
-            if self._late_answers < LAST_ANSWERS or self._late_answers % RETRY_AFTER == 0:
+            if self._late_answers < LAST_ANSWERS:
                 generator = self._wait_alone(generator)
             return super().wait(generator, interval, self.patience_s)
         except _WaitTimeout as ex:

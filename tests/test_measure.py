@@ -18,7 +18,6 @@ from tests.support.commands import clean_environment
 from tests.support.machine import missing, system_program
 from tests.support.postgres import program
 from tests.support.project import ROOT
-from tests.support.rows import Rows
 from tools.embedded import EmbeddedServer
 
 NAMES = sorted(path.stem for path in FOLDER.glob('*.sql'))
@@ -166,17 +165,6 @@ def test_explain_tells_where_the_plan_comes_from(make: Make) -> None:
     assert plan[-1].startswith('Execution Time: ')
     # in a file or pipe, lines are not wrapped
     assert max(map(len, plan)) > 100
-
-
-def test_explain_tells_the_size_of_every_table_that_is_read(
-    server: EmbeddedServer, project: Path, rows: Rows, database_url: str
-) -> None:
-    rows.connection.execute('create table kind (id integer)')
-    sql = 'select :venue_id::bigint from venue cross join kind as kinds'
-    told = Make(server, database_url).measure_own(project, 'explain', sql, venue_id='1')
-    assert told.returncode == 0, told.stderr
-    sizes = told.stdout.splitlines()[2]
-    assert sizes == 'kind: 0 rows, 0 bytes; venue: 0 rows, 16 kB'
 
 
 def test_explain_fits_the_terminal(make: Make) -> None:

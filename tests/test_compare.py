@@ -199,9 +199,10 @@ def test_unknown_revision_is_named(compare: Compare) -> None:
     assert line.endswith(f'git cannot show nope:./db/functions/{TOP}.sql')
 
 
-def test_timeout_of_a_version_is_one_line(compare: Compare) -> None:
+def test_timeout_of_a_version_names_its_file_and_the_setting(compare: Compare) -> None:
     compare.edit_mine(TOP, 'null::text', '(select null::text from pg_sleep(60))')
-    [line] = compare.lines(2, TOP, API_STATEMENT_TIMEOUT_S='1')
+    warning, line = compare.lines(2, TOP, API_STATEMENT_TIMEOUT_S='1')
+    assert 'mine.sql exceeds statement_timeout_s' in warning
     assert re.search(r"mine.sql, {'timestamp': .*}: canceling statement due to statement", line)
 
 

@@ -204,7 +204,7 @@ def run(arguments: argparse.Namespace) -> int:
     versions = load_versions(arguments.function, arguments.other, settings)
     with connect(settings) as connection:
         for query in versions.values():
-            check.run(connection, query, settings.statement_timeout_s)
+            check.run(connection, query)
         sets = draw_sets(connection, versions, arguments.count, arguments.seed)
         differing = find_differing(connection, versions, sets)
         cost_verdict, server, cost = describe_cost(connection, versions, sets[::COST_EVERY])

@@ -120,8 +120,8 @@ lock: ## Update the locked versions (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
-token: .venv/installed ## Create a bearer token, and its hash for the settings
-	@$(BIN)/python -c 'import hashlib, secrets; token = secrets.token_urlsafe(); print("token:", token); \
+token: ## Create a bearer token, and its hash for the settings
+	@$(PYTHON) -c 'import hashlib, secrets; token = secrets.token_urlsafe(); print("token:", token); \
 	    print("token_sha256:", hashlib.sha256(token.encode()).hexdigest())'
 
 clean: ## Remove installed packages and caches

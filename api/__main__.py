@@ -55,7 +55,7 @@ def check() -> None:
 
 
 def main() -> int:
-    """Run the command; an error of the user is one line and the status 1."""
+    """Run the command; an error of the user is one line, and the status 1."""
     parser = argparse.ArgumentParser(prog='python -m api', description='Serve the reports.')
     parser.add_argument(
         '--check', action='store_true', help='run every SQL file on the database, and exit'

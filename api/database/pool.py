@@ -72,7 +72,7 @@ class Pool:
             psycopg.OperationalError: The database does not respond in time.
         """
         with suppress(TooManyRequests):
-            # less than a second in total, since probes often wait no longer
+            # usually less than a second in total, since probes often wait no longer
             self._run(b'select 1', (), Timings(), timeout_s=0.5, patience_s=0.4)
 
     def _run(

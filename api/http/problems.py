@@ -109,7 +109,7 @@ def answer_without_application(status: int) -> tuple[int, dict[str, str], bytes]
     """Log and count a request that the HTTP server rejects; return status, headers and body."""
     problem = problem_of_status(status)
     id_ = new_request_id()
-    metrics.requests.labels('-', problem.status_code).observe(0)  # too early to measure
+    metrics.requests.labels('-', problem.status_code).observe(0)  # not measured
     metrics.problems.labels(problem.kind).inc()
     fields = {'request_id': id_, 'status': problem.status_code, 'problem': problem.kind}
     log.info('refused', fields)

@@ -71,7 +71,7 @@ class ProblemTask(ErrorTask):
         self.response_headers.extend(headers.items())
         self.request.headers['CONNECTION'] = 'close'
         self.content_length = len(body)
-        is_head = getattr(self.request, 'command', '') == 'HEAD'  # '' if it cannot be read
+        is_head = getattr(self.request, 'command', 'GET') == 'HEAD'  # GET if it cannot be read
         self.write(b'' if is_head else body)
 
 
@@ -90,7 +90,8 @@ class Channel(HTTPChannel):
             while self.connected and not self.will_close:
                 if self.requests:
                     self.service()
-                    self._flush_exception(self._flush_some)  # before the next pipelined request
+                    if not self.will_close:
+                        self._flush_exception(self._flush_some)  # before the next request
                 elif self.writable():
                     self.handle_write()
                 else:

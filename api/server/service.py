@@ -93,12 +93,12 @@ class Service(Application):
             del sys.modules[name]
         try:
             settings, reports = read_files()
-            check(settings, reports)
             import_module('api.server.worker')  # gunicorn imports it later
+            check(settings, reports)
+            configure_logging(settings)
         except BaseException:
             sys.modules.update(old_modules)
             raise
-        configure_logging(settings)
         self.settings, self._reports = settings, reports
 
 

@@ -21,7 +21,7 @@ PAUSE_S = 0.001
 TOLERANCE = 2
 # the count of a worker that accepts no connections; more than any number of connections
 NONE = 2**30
-# each worker's number of connections, in shared memory, by the number of workers before it
+# each worker's number of connections, in shared memory, by its age modulo the length
 counts = RawArray('i', [NONE] * 256)
 
 
@@ -42,12 +42,12 @@ class WaitressWorker(GeventWorker):
         """Report that the worker runs, and close idle connections (gunicorn: every second)."""
         super().notify()
         # while stopping, wait a second for a request that a client may be sending
-        limit_s = self.app.settings.client_timeout_s if self.alive else 1
-        for channel in self.channels.values():
-            if not channel.requests and time.time() > channel.last_activity + limit_s:
+        oldest = time.time() - (self.app.settings.client_timeout_s if self.alive else 1)
+        for each in self.channels.values():
+            if not (each.requests or each.total_outbufs_len) and each.last_activity < oldest:
                 with suppress(OSError):  # the client has disconnected
                     # ends the wait for a request; Linux still delivers what has arrived
-                    channel.socket.shutdown(SHUT_RD)
+                    each.socket.shutdown(SHUT_RD)
 
     def release_slot(self) -> None:
         """Remove the count of a worker that has ended (called in the parent process)."""
@@ -77,7 +77,7 @@ class Listener(StreamServer):
         if self.started:
             self.start_accepting()
             with suppress(OSError):  # no file descriptor is left: wait for another connection
-                if accepted := super().do_read():
+                if not self.full() and (accepted := super().do_read()):
                     self.do_handle(*accepted)
 
     def do_handle(self, *accepted: Any) -> None:

@@ -89,7 +89,7 @@ def split(received: bytes, *, has_body: bool) -> Iterator[Answer]:
         if status == 100:  # Expect: 100-continue
             continue
         # refused before the server has read that it is a HEAD
-        has_body = has_body or received.startswith(b'{"type"')
+        has_body = has_body or (status in (400, 431, 501) and received.startswith(b'{"type"'))
         length = int(headers['content-length']) if has_body and status != 304 else 0
         if len(received) < length:
             raise EOFError

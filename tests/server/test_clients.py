@@ -57,6 +57,7 @@ def test_connections_are_accepted_again_when_there_are_file_descriptors(
         assert min(connection_counts(api)) > 5
 
 
+@pytest.mark.slow
 def test_clients_that_neither_send_nor_read_are_disconnected(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:
@@ -73,6 +74,7 @@ def test_clients_that_neither_send_nor_read_are_disconnected(
     assert api.output().count(f'route={TOP} status=') == 1
 
 
+@pytest.mark.slow
 def test_pipelined_answers_that_exceed_the_buffers_arrive_when_the_client_reads(
     rows: Rows, database_url: str, start_api: Callable[..., ApiProcess]
 ) -> None:

@@ -14,6 +14,8 @@ from tests.support.waiting import wait_for
 SQL, PYTHON = 'db/functions/top_benefits.sql', 'api/app.py'
 WORKER = 'api/server/worker.py'
 
+pytestmark = pytest.mark.slow
+
 
 class Reloading(ApiProcess):
     """A service that runs on a copy of the project, with a settings file."""
@@ -50,7 +52,6 @@ def reloading(tmp_path: Path, sample_url: str) -> Iterator[Reloading]:
     assert api.stop() == 0
 
 
-@pytest.mark.slow
 def test_reload_under_load_brings_the_new_version_and_loses_no_request(
     reloading: Reloading,
 ) -> None:
@@ -75,7 +76,6 @@ def test_reload_under_load_brings_the_new_version_and_loses_no_request(
     assert failures(new.asked) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('file', 'good', 'broken', 'reason'),
     [

@@ -52,6 +52,7 @@ def test_sql_file_that_the_database_refuses_ends_the_start_with_one_line(
     assert 'hunter2' not in line
 
 
+@pytest.mark.slow
 def test_port_in_use_ends_the_start(api: ApiProcess, sample_url: str) -> None:
     with starting(sample_url, subprocess.PIPE, API_PORT=str(api.port)) as service:
         printed = service.communicate(timeout=DEADLINE_S)[1].decode()

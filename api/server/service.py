@@ -107,7 +107,7 @@ def read_files() -> tuple[Any, Any]:
     """Return the settings, and the query of each report."""
     app = import_module('api.app')
     settings = app.load_settings()
-    import_module('api.database.connection').connection_parameters(settings)  # or ConfigError
+    import_module('api.database.connection').connection_parameters(settings)  # raises ConfigError
     return settings, app.load_reports(settings)
 
 
